@@ -1,0 +1,144 @@
+"""Canaries: what the trained model said while it was still in memory, and how another engine compares with it.
+
+A canary is a held-out conversation with the trained model's own prompt ids, its greedy answer, and the likeliest next
+tokens at each position of that answer. Every later artifact has to reproduce it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tunewright.chat.conversation import Conversation, Message, conversation_from_json
+from tunewright.engines.interface import Engine, TopLogprobs
+
+TOP_K = 32
+ASKED_OF_OTHERS = 128  # More than TOP_K, so that nearly every recorded token is among those that an engine returns.
+
+
+@dataclass(frozen=True)
+class Canary:
+    """One recorded conversation.
+
+    Attributes:
+        id: the conversation's id.
+        messages: what the prompt was made of.
+        prompt_ids, answer_ids: token ids; the answer has its stop token if one ended it.
+        answer: the answer's text.
+        top: for each position of the answer, the TOP_K likeliest tokens with their log-probabilities.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    prompt_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+    answer: str
+    top: tuple[TopLogprobs, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "messages": [message.as_json() for message in self.messages],
+            "prompt_ids": self.prompt_ids,
+            "answer_ids": self.answer_ids,
+            "answer": self.answer,
+            "top_ids": [position.ids for position in self.top],
+            "top_logprobs": [position.logprobs for position in self.top],
+        }
+
+
+def canary_from_json(data: dict[str, Any]) -> Canary:
+    return Canary(
+        data["id"],
+        conversation_from_json(data).messages,
+        tuple(data["prompt_ids"]),
+        tuple(data["answer_ids"]),
+        data["answer"],
+        tuple(
+            TopLogprobs(tuple(ids), tuple(logprobs))
+            for ids, logprobs in zip(data["top_ids"], data["top_logprobs"], strict=True)
+        ),
+    )
+
+
+def record_canary(engine: Engine, conversation: Conversation, max_new_tokens: int) -> Canary:
+    """What `engine` answers to everything before the conversation's last turn."""
+    prompt_ids = engine.prompt_ids(conversation.prompt)
+    (answer_ids,) = engine.greedy([prompt_ids], max_new_tokens)
+    top = engine.score(prompt_ids, answer_ids, TOP_K)
+    return Canary(
+        conversation.id,
+        conversation.prompt,
+        tuple(prompt_ids),
+        tuple(answer_ids),
+        engine.decode(answer_ids),
+        tuple(top),
+    )
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an engine compares with the recorded canaries.
+
+    Attributes:
+        engine: its name.
+        prompt_ids_equal: share of canaries whose prompt ids are the recorded ones.
+        top1_agreement: share of answer positions at which the likeliest token is the recorded one.
+        mean_kl: mean over positions of KL(recorded || engine) in nats, over the recorded tokens and one more outcome
+            that stands for all the others.
+        greedy_agreement: mean share of the recorded answer's tokens before the engine's own greedy answer departs.
+        answers: the engine's greedy answers by canary id.
+    """
+
+    engine: str
+    prompt_ids_equal: float
+    top1_agreement: float
+    mean_kl: float
+    greedy_agreement: float
+    answers: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare_with_canaries(engine: Engine, canaries: Sequence[Canary]) -> Parity:
+    """Score the recorded answers with `engine` and let it answer by itself."""
+    equal_prompts, same_top1, positions, kl, agreement = 0, 0, 0, 0.0, 0.0
+    answers = {}
+    for canary in canaries:
+        equal_prompts += tuple(engine.prompt_ids(canary.messages)) == canary.prompt_ids
+        scored = engine.score(canary.prompt_ids, canary.answer_ids, ASKED_OF_OTHERS)
+        same_top1 += sum(recorded.ids[0] == found.ids[0] for recorded, found in zip(canary.top, scored, strict=True))
+        kl += sum(kl_divergence(recorded, found) for recorded, found in zip(canary.top, scored, strict=True))
+        positions += len(canary.top)
+        (greedy,) = engine.greedy([canary.prompt_ids], len(canary.answer_ids))
+        agreement += _common_prefix(greedy, canary.answer_ids) / len(canary.answer_ids)
+        answers[canary.id] = engine.decode(greedy)
+    return Parity(
+        engine.name,
+        equal_prompts / len(canaries),
+        same_top1 / positions,
+        kl / positions,
+        agreement / len(canaries),
+        answers,
+    )
+
+
+def kl_divergence(recorded: TopLogprobs, found: TopLogprobs) -> float:
+    """KL(recorded || found) in nats over the recorded tokens and one outcome for all others.
+
+    A recorded token that `found` does not list gets the smallest probability that `found` lists, an upper bound of what
+    it can have.
+    """
+    listed = dict(zip(found.ids, found.logprobs, strict=True))
+    floor = min(found.logprobs)
+    p = [math.exp(logprob) for logprob in recorded.logprobs]
+    q = [math.exp(listed.get(token, floor)) for token in recorded.ids]
+    tiny = 1e-12
+    p_rest, q_rest = max(1 - sum(p), tiny), max(1 - sum(q), tiny)
+    divergence = sum(a * math.log(a / max(b, tiny)) for a, b in zip(p, q, strict=True) if a > 0)
+    return max(divergence + p_rest * math.log(p_rest / q_rest), 0.0)
+
+
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))

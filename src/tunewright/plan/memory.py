@@ -1,0 +1,337 @@
+"""The peak memory of one LoRA training step, predicted without weights and without the device.
+
+In goes a model configuration, the dtypes, the LoRA shape and the shape of one step. The real architecture is built on
+fake tensors (shape, dtype and device, but no data), two real steps are run on them (the second one with the optimizer
+state in place), and every storage is counted from the operation that makes it to the moment that Python or autograd
+lets go of it. Out comes the highest sum, and what it was made of.
+
+What is not in the figure: the CUDA context and cached-but-unused blocks of the allocator, the interpreter and its
+libraries, and scratch memory that an operator takes and gives back inside itself.
+"""
+
+import copy
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from transformers import AutoModelForCausalLM, PretrainedConfig, masking_utils
+
+from tunewright.errors import ModelError, UsageError
+
+Device = Literal["cpu", "cuda"]
+PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
+
+# The CUDA caching allocator hands out multiples of 512 bytes (kMinBlockSize in c10/cuda/CUDACachingAllocator.h).
+# The CPU allocator aligns to 64; there the difference is below 1 MiB for any model.
+ALLOCATION_BYTES = 512
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """The shape of one micro-step.
+
+    Attributes:
+        rows: rows of the input ids.
+        tokens: tokens of each row; the input ids are `[rows, tokens]`.
+        supervised_tokens: positions of each row at which logits are computed; they are `[rows, supervised_tokens, V]`.
+        attention_mask: True for an explicit additive mask `[1, 1, tokens, tokens]`, as a row with a shared prefix
+            needs it; False for the model's own causal attention.
+    """
+
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    attention_mask: bool
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or not 1 <= self.supervised_tokens <= self.tokens:
+            raise UsageError("step shape", str(self), "rows >= 1 and 1 <= supervised_tokens <= tokens")
+
+
+@dataclass(frozen=True)
+class MemoryPrediction:
+    """What one step needs at its peak.
+
+    Attributes:
+        peak_bytes: the highest number of bytes that tensors hold at one time.
+        breakdown: bytes at that time by part (`PARTS`), summing to `peak_bytes`. Weights, adapter, gradients and
+            optimizer are exact sizes; activations take everything else, buffers and the allocator's rounding too.
+        seconds_to_trace: how long the prediction took.
+    """
+
+    peak_bytes: int
+    breakdown: dict[str, int]
+    seconds_to_trace: float
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """The start or the end of one storage's life."""
+
+    serial: int
+    stored_bytes: int
+    is_release: bool
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes that the allocator takes (positive) or gives back (negative)."""
+        rounded = -(-self.stored_bytes // ALLOCATION_BYTES) * ALLOCATION_BYTES
+        return -rounded if self.is_release else rounded
+
+
+class StorageLog(TorchDispatchMode):
+    """Records when each storage that an operator returns comes to life and when it dies.
+
+    Storages can be labelled with a part at any time in their lives; tensors of the shape of the logits label themselves.
+    """
+
+    def __init__(self, logits_elements: int, vocab_size: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.logits_elements = logits_elements
+        self.vocab_size = vocab_size
+        self.allocations: list[Allocation] = []
+        self.parts: dict[int, str] = {}
+        self.current_bytes = 0
+        self.peak_bytes = 0
+        self.peak_index = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self.record, result)
+        return result
+
+    def record(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Log the storage of `tensor` unless it is known."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._live:
+            birth = Allocation(len(self.allocations), storage.nbytes(), is_release=False)
+            self._live[key] = birth.serial
+            self._append(birth)
+            weakref.finalize(storage, self._release, key, birth).atexit = False
+            if tensor.numel() == self.logits_elements and tensor.shape[-1] == self.vocab_size:
+                self.parts[birth.serial] = "logits"
+        return tensor
+
+    def label(self, tensor: torch.Tensor, part: str) -> None:
+        """Count the storage of `tensor` as `part`, from its birth on."""
+        self.record(tensor)
+        self.parts[self._live[tensor.untyped_storage()._cdata]] = part
+
+    def _release(self, key: int, birth: Allocation) -> None:
+        del self._live[key]
+        self._append(Allocation(birth.serial, birth.stored_bytes, is_release=True))
+
+    def _append(self, allocation: Allocation) -> None:
+        self.allocations.append(allocation)
+        self.current_bytes += allocation.taken_bytes
+        if self.current_bytes > self.peak_bytes:
+            self.peak_bytes = self.current_bytes
+            self.peak_index = len(self.allocations)
+
+    def breakdown(self) -> dict[str, int]:
+        """Bytes by part at the peak; what no label covers counts as activations."""
+        live: dict[int, int] = {}
+        for allocation in self.allocations[: self.peak_index]:
+            if allocation.is_release:
+                del live[allocation.serial]
+            else:
+                live[allocation.serial] = allocation.stored_bytes
+        parts = dict.fromkeys(PARTS, 0)
+        for serial, stored_bytes in live.items():
+            parts[self.parts.get(serial, "activations")] += stored_bytes
+        parts["activations"] += self.peak_bytes - sum(parts.values())
+        return parts
+
+
+def predict_peak_bytes(
+    config: PretrainedConfig,
+    *,
+    lora_r: int,
+    lora_target_modules: str | list[str],
+    base_dtype: torch.dtype,
+    compute_dtype: torch.dtype,
+    adapter_dtype: torch.dtype = torch.float32,
+    shape: StepShape,
+    gradient_checkpointing: bool,
+    device: Device = "cpu",
+) -> MemoryPrediction:
+    """The peak memory of one step `forward, backward, clip_grad_norm_, AdamW` of a LoRA on a frozen base.
+
+    Args:
+        config: the base's configuration; it is not changed.
+        lora_r: the rank of the adapter.
+        lora_target_modules: what PEFT takes: `all-linear`, a regular expression, or names of modules.
+        base_dtype: the dtype in which the frozen weights are held.
+        compute_dtype: the dtype of autocast if it differs from `base_dtype`; the same dtype means no autocast.
+        adapter_dtype: the dtype of the adapter, its gradients and its optimizer state.
+        shape: the shape of one micro-step.
+        gradient_checkpointing: recompute each layer's activations in the backward pass (`use_reentrant=False`).
+        device: where the step will run; it decides which kernels are traced, and need not exist here.
+
+    Raises:
+        ModelError: the architecture is not a causal language model that can be run without data.
+    """
+    start = time.perf_counter()
+    log = StorageLog(shape.rows * shape.supervised_tokens * config.get_text_config().vocab_size,
+                     config.get_text_config().vocab_size)
+    try:
+        model = _meta_lora_model(config, lora_r, lora_target_modules, base_dtype)
+        with FakeTensorMode(allow_non_fake_inputs=True), _unpacked_positions():
+            _make_fake(model, adapter_dtype, device)
+            if gradient_checkpointing:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()
+            autocast_dtype = None if compute_dtype == base_dtype else compute_dtype
+            _trace_steps(model, log, shape, compute_dtype, autocast_dtype, device)
+    except _UNTRACEABLE as error:
+        raise ModelError(
+            f"model type {config.model_type!r}",
+            f"its memory cannot be predicted ({type(error).__name__}: {error})",
+            "a causal language model whose operators do not depend on the data",
+        ) from error
+    return MemoryPrediction(log.peak_bytes, log.breakdown(), time.perf_counter() - start)
+
+
+_UNTRACEABLE = (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
+
+
+def _meta_lora_model(
+    config: PretrainedConfig, lora_r: int, lora_target_modules: str | list[str], base_dtype: torch.dtype
+) -> Any:
+    """The base with its adapter, all parameters and buffers on the meta device."""
+    lora = LoraConfig(r=lora_r, target_modules=lora_target_modules, lora_dropout=0.0, init_lora_weights=False)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=base_dtype)
+        return get_peft_model(base, lora, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
+
+
+def _make_fake(model: Any, adapter_dtype: torch.dtype, device: Device) -> None:
+    """Replace meta parameters and buffers by fake ones on `device`; tied parameters stay tied.
+
+    Building on fake tensors at once would draw random weights, which needs the device itself.
+    """
+    fakes: dict[torch.Tensor, torch.Tensor] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter not in fakes:
+                dtype = adapter_dtype if parameter.requires_grad else parameter.dtype
+                fake = torch.empty_strided(parameter.shape, parameter.stride(), dtype=dtype, device=device)
+                fakes[parameter] = torch.nn.Parameter(fake, requires_grad=parameter.requires_grad)
+            module._parameters[name] = fakes.get(parameter)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty_like(buffer, device=device)
+
+
+def _trace_steps(
+    model: Any,
+    log: StorageLog,
+    shape: StepShape,
+    mask_dtype: torch.dtype,
+    autocast_dtype: torch.dtype | None,
+    device: Device,
+) -> None:
+    """Run the step that training runs; `log` sees every storage from the weights on."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in model.parameters():
+        log.label(parameter, "adapter" if parameter.requires_grad else "weights")
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(lambda p: log.label(p.grad, "gradients"))
+    for buffer in model.buffers():
+        log.record(buffer)
+    optimizer = _optimizer_with_state(trainable, device)
+    for state in optimizer.state.values():
+        tree_map_only(torch.Tensor, lambda tensor: log.label(tensor, "optimizer"), dict(state))
+    with log:
+        inputs, targets = _step_inputs(shape, mask_dtype, device)
+        with _autocast(device, autocast_dtype) if autocast_dtype else nullcontext():
+            logits = model(**inputs).logits
+        loss = _loss(logits, targets)
+        del logits
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0, foreach=True)
+        optimizer.step()
+
+
+def _optimizer_with_state(trainable: list[torch.Tensor], device: Device) -> torch.optim.Optimizer:
+    """AdamW as it stands from the second step on, when its state is there while the activations are."""
+    # Left to itself torch takes the for-loop for tensors that are not plain, and so for fake ones.
+    optimizer = torch.optim.AdamW(trainable, lr=1e-4, foreach=device == "cuda")
+    for parameter in trainable:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
+
+
+def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy in float32 of `logits` `[rows, supervised_tokens, V]` and `targets` `[rows * supervised_tokens]`."""
+    flat = logits.float().view(-1, logits.shape[-1])
+    return torch.nn.functional.cross_entropy(flat, targets, reduction="sum") / targets.numel()
+
+
+def _step_inputs(shape: StepShape, mask_dtype: torch.dtype, device: Device) -> tuple[dict[str, Any], torch.Tensor]:
+    """The model's arguments, and int64 targets `[rows * supervised_tokens]`."""
+    tokens = shape.tokens
+    positions = torch.arange(tokens, device=device).expand(shape.rows, tokens)
+    mask = torch.zeros(1, 1, tokens, tokens, dtype=mask_dtype, device=device) if shape.attention_mask else None
+    inputs = {
+        "input_ids": torch.zeros(shape.rows, tokens, dtype=torch.long, device=device),
+        "position_ids": positions,
+        "attention_mask": mask,
+        "use_cache": False,
+        "logits_to_keep": torch.arange(shape.supervised_tokens, device=device),
+    }
+    return inputs, torch.zeros(shape.rows * shape.supervised_tokens, dtype=torch.long, device=device)
+
+
+@contextmanager
+def _unpacked_positions() -> Iterator[None]:
+    """Let transformers take the positions for those of whole rows, as it finds with real ones.
+
+    It reads the positions' values to see whether a row holds several sequences. On fake tensors it cannot, and builds
+    a mask that the real step does not have.
+    """
+    original = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = original
+
+
+@contextmanager
+def _autocast(device: Device, dtype: torch.dtype) -> Iterator[None]:
+    """`torch.autocast` that does not turn itself off where CUDA is absent."""
+    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, dtype)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        if torch.autocast_decrement_nesting() == 0:
+            torch.clear_autocast_cache()
+        torch.set_autocast_enabled(device, before[0])
+        torch.set_autocast_dtype(device, before[1])

@@ -1,0 +1,172 @@
+"""Plan: how the rows will lie, how many steps there will be, what they cost, and whether they fit.
+
+In: `tokens/` and the base's configuration. Out: `plan.json`.
+Always: nothing of the base's weights is loaded, and no GPU is needed.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from tunewright.artifacts import RunDirectory, StageResult, sha256_of_json, write_json
+from tunewright.chat.rows import TokenRows, shared_prefix_length
+from tunewright.errors import RecipeError
+from tunewright.events import Events
+from tunewright.evidence import Evidence, fact, failed
+from tunewright.models.base import compute_device, find_base
+from tunewright.plan.memory import StepShape, predict_peak_bytes
+from tunewright.recipe import PlanKeys
+
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+SHORTEST_PREFIX = 16
+LEAST_SAVING = 0.1
+
+
+def inputs(config: PlanKeys) -> dict[str, str]:
+    files = find_base(config).files
+    return {"base_config": sha256_of_json(files["config.json"]), "device": compute_device()}
+
+
+def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
+    import torch
+    from transformers import AutoConfig
+
+    base = find_base(config, events)
+    base_config = AutoConfig.from_pretrained(str(base.path), local_files_only=True)
+    device = compute_device()
+    dtype = choose_dtype(config, device)
+    rows = TokenRows(run / "tokens" / "train.safetensors")
+    prefix = shared_prefix_length(list(rows))
+    layout, reason = choose_layout(config, base_config, prefix, rows.lengths)
+    prefix = prefix if layout == "shared_prefix" else 0
+    shape = largest_step(config, rows, prefix)
+    prediction = predict_peak_bytes(
+        base_config,
+        lora_r=config.lora_r,
+        lora_target_modules=config.lora_target_modules,
+        base_dtype=getattr(torch, dtype),
+        compute_dtype=getattr(torch, dtype),
+        shape=shape,
+        gradient_checkpointing=config.gradient_checkpointing,
+        device=device,
+    )
+    budget = memory_budget_bytes(config.memory_budget, device)
+    plan = {
+        "layout": layout,
+        "layout_reason": reason,
+        "shared_prefix_tokens": prefix,
+        "effective_batch_size": config.effective_batch_size,
+        **count_work(config, rows.lengths, prefix),
+        "peak_bytes": prediction.peak_bytes,
+        "budget_bytes": budget,
+        "fits": prediction.peak_bytes <= budget,
+        "breakdown": prediction.breakdown,
+        "changes": [],
+        "dtype": dtype,
+        "device": device,
+    }
+    seconds = estimate_seconds_per_step(plan, base_config, dtype, device)
+    plan |= {"seconds_per_step": seconds, "seconds": round(seconds * plan["optimizer_steps"], 1)}
+    write_json(out / "plan.json", plan)
+    return StageResult(check_plan(plan), plan)
+
+
+def choose_dtype(config: PlanKeys, device: str) -> str:
+    import torch
+
+    if config.bf16 is None:
+        return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if config.bf16 else "float32"
+
+
+def choose_layout(config: PlanKeys, base_config: Any, prefix: int, lengths: list[int]) -> tuple[str, str]:
+    """The layout and the reason for it, as a sentence for a person."""
+    if config.layout == "padded":
+        return "padded", "The recipe asks for it."
+    mixed = set(getattr(base_config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
+    obstacle = ""
+    if mixed:
+        obstacle = f"the base has layers of other kinds ({', '.join(sorted(mixed))})"
+    elif getattr(base_config, "sliding_window", None) and max(lengths) > base_config.sliding_window:
+        obstacle = "rows are longer than the base's sliding window"
+    elif config.gradient_checkpointing:
+        obstacle = "gradient checkpointing drops the prefix's keys and values"
+    elif config.lora_dropout:
+        obstacle = "LoRA dropout would fall alike on all rows of a step"
+    saved = saved_share(config, lengths, prefix)
+    if config.layout == "shared_prefix" and (obstacle or not prefix):
+        raise RecipeError("layout", "shared_prefix cannot be had", expected=obstacle or "rows with a common prefix")
+    if obstacle:
+        return "padded", f"Rows share {prefix} tokens, but {obstacle}."
+    if config.layout == "auto" and (prefix < SHORTEST_PREFIX or saved < LEAST_SAVING):
+        return "padded", f"Rows share {prefix} tokens; computing them once would save {saved:.0%}, too little to pay."
+    return "shared_prefix", f"All rows begin with the same {prefix} tokens; computing them once saves {saved:.0%}."
+
+
+def saved_share(config: PlanKeys, lengths: list[int], prefix: int) -> float:
+    """Share of the tokens of an average step that need not be computed if the prefix is computed once."""
+    rows = min(config.effective_batch_size, len(lengths))
+    whole = rows * float(np.mean(lengths))
+    return max(prefix * (rows - 1) / whole, 0.0)
+
+
+def largest_step(config: PlanKeys, rows: TokenRows, prefix: int) -> StepShape:
+    """The shape of the most expensive micro-batch: the longest rows together."""
+    size = min(config.per_device_train_batch_size, len(rows))
+    longest = sorted(range(len(rows)), key=lambda index: -rows.lengths[index])[:size]
+    supervised = sum(int(rows[index].mask.sum()) for index in longest)
+    return StepShape(
+        rows=size, tokens=max(rows.lengths) - prefix, supervised_tokens=supervised, attention_mask=True
+    )
+
+
+def count_work(config: PlanKeys, lengths: list[int], prefix: int) -> dict[str, int]:
+    steps = -(-round(len(lengths) * config.num_train_epochs) // config.effective_batch_size)
+    steps = config.max_steps or max(steps, 1)
+    steps_per_epoch = -(-len(lengths) // config.effective_batch_size)
+    once = steps_per_epoch * prefix
+    return {
+        "optimizer_steps": steps,
+        "tokens_per_epoch_padded": sum(lengths),
+        "tokens_per_epoch": sum(lengths) - len(lengths) * prefix + once,
+    }
+
+
+def memory_budget_bytes(text: str | None, device: str) -> int:
+    """The bytes that `24GiB` and the like mean; without a text, what is free on the device now."""
+    if text is not None:
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([KMG]i?B)\s*", text)
+        if not match:
+            raise RecipeError("memory_budget", f"found {text!r}", expected="a size such as 24GiB")
+        return int(float(match[1]) * UNITS[match[2]])
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)
+
+
+def estimate_seconds_per_step(plan: dict[str, Any], base_config: Any, dtype: str, device: str) -> float:
+    """Seconds of an optimizer step, from the floating-point operations and a measured matrix product on this machine.
+
+    A LoRA step costs about 4 operations per weight and token: 2 forward and 2 for the gradients of activations.
+    """
+    hidden, layers = base_config.hidden_size, base_config.num_hidden_layers
+    weights = layers * hidden * (4 * hidden + 3 * base_config.intermediate_size) + base_config.vocab_size * hidden
+    steps_per_epoch = max(plan["tokens_per_epoch"] / max(plan["optimizer_steps"], 1), 1)
+    del steps_per_epoch
+    return weights * 4.0 / measured_flops(dtype, device)
+
+
+def check_plan(plan: dict[str, Any]) -> list[Evidence]:
+    peak, budget = plan["peak_bytes"], plan["budget_bytes"]
+    detail = f"Predicted peak {peak / 2**30:.2f} GiB of {budget / 2**30:.2f} GiB."
+    if plan["fits"]:
+        fits = Evidence("memory_fits", peak, f"<= {budget}", "pass", detail)
+    else:
+        mend = " Lower per_device_train_batch_size and raise gradient_accumulation_steps, or set gradient_checkpointing."
+        fits = failed("memory_fits", peak, f"<= {budget}", detail + mend)
+    return [fits, fact("optimizer_steps", plan["optimizer_steps"], plan["layout_reason"])]

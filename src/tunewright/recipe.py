@@ -1,0 +1,255 @@
+"""The recipe: everything about a run, as flat keys with the names that Hugging Face and TRL use.
+
+One class per stage lists the keys that the stage may see; `Recipe` joins them. A stage gets its own section, frozen,
+so that a change to a key makes exactly the stages that read it run again. Unknown keys are refused with the nearest
+known one; the names of other tools are understood.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from tunewright.errors import RecipeError
+
+ALIASES = {
+    "base_model": "model",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "dataset": "data",
+    "datasets": "data",
+    "dataset_path": "data",
+    "train_file": "data",
+    "train_data": "data",
+    "eval_dataset": "eval_data",
+    "eval_file": "eval_data",
+    "validation_file": "eval_data",
+    "system": "system_prompt",
+    "default_system": "system_prompt",
+    "cutoff_len": "max_length",
+    "max_seq_length": "max_length",
+    "max_seq_len": "max_length",
+    "sequence_len": "max_length",
+    "lora_rank": "lora_r",
+    "r": "lora_r",
+    "lora_target": "lora_target_modules",
+    "target_modules": "lora_target_modules",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "batch_size": "per_device_train_batch_size",
+    "micro_batch_size": "per_device_train_batch_size",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "max_norm": "max_grad_norm",
+    "gradient_clipping": "max_grad_norm",
+    "use_gradient_checkpointing": "gradient_checkpointing",
+    "gguf": "export_formats",
+    "quantization": "export_formats",
+}
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, (str, Path)) else value
+
+
+def _unique(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+Names = Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_unique)]
+Check = Literal["gate", "warn", "off"]
+
+
+class Section(BaseModel):
+    """The keys that one stage may see."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelKeys(Section):
+    model: str = Field("embedded:smollm2-135m-instruct", description="Base model: `embedded:…`, a directory, a hub id.")
+    model_revision: str | None = Field(None, description="Hub revision of the base.")
+    trust_remote_code: bool = Field(False, description="Run code that ships with the base. Off unless you know it.")
+
+
+class DataKeys(Section):
+    data: Names = Field([], description="Files with the training rows.")
+    eval_data: Names = Field([], description="Files with the held-out rows; without them some rows are held out.")
+    eval_rows: int | None = Field(None, ge=0, description="Rows to hold out without `eval_data`; default: one in ten.")
+    system_prompt: str | None = Field(None, description="System prompt for rows that have none (see the next key).")
+    system_prompt_for: Literal["missing", "all"] = Field("missing", description="Which rows get `system_prompt`.")
+    on_bad_row: Literal["stop", "reject"] = Field("stop", description="Stop at rows that cannot be read, or go on.")
+    audit: dict[str, Check] = Field({}, description="Per audit check: `gate`, `warn` or `off`.")
+    seed: int = Field(42, ge=0, description="Seed of the split, the order of rows and the adapter's first weights.")
+
+
+class RenderKeys(ModelKeys):
+    max_length: int | None = Field(None, ge=8, description="Longest row in tokens; default: the longest there is.")
+    on_long_row: Literal["stop", "reject", "truncate"] = Field("stop", description="What to do with longer rows.")
+
+
+class TrainKeys(ModelKeys):
+    lora_r: int = Field(16, ge=1)
+    lora_alpha: float = Field(32, gt=0)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    lora_target_modules: str | list[str] = Field("all-linear", description="`all-linear`, or module names.")
+    use_rslora: bool = False
+    learning_rate: float = Field(2e-4, gt=0)
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.05, ge=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    num_train_epochs: float = Field(3.0, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps; takes the place of `num_train_epochs`.")
+    per_device_train_batch_size: int = Field(4, ge=1, description="Rows per micro-batch.")
+    gradient_accumulation_steps: int = Field(4, ge=1, description="Micro-batches per optimizer step.")
+    gradient_checkpointing: bool = False
+    layout: Literal["auto", "padded", "shared_prefix"] = Field("auto", description="How rows lie in a micro-batch.")
+    bf16: bool | None = Field(None, description="Compute in bfloat16; default: where the GPU has it.")
+    eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; default: four per run.")
+    save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; default: eight per run.")
+    sample_prompts: int = Field(2, ge=0, description="Held-out prompts answered at each evaluation.")
+    canaries: int = Field(8, ge=1, description="Held-out conversations recorded for `verify`.")
+    canary_tokens: int = Field(64, ge=8, description="Longest recorded answer of a canary.")
+    seed: int = Field(42, ge=0)
+
+    @property
+    def effective_batch_size(self) -> int:
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+
+class PlanKeys(TrainKeys):
+    memory_budget: str | None = Field(None, description="Memory to fit into, such as `24GiB`; default: what is free.")
+
+
+class MergeKeys(ModelKeys):
+    merge_dtype: Literal["auto", "bfloat16", "float16"] = Field("auto", description="Default: what loses less.")
+
+
+class ExportKeys(ModelKeys):
+    export_formats: Names = Field(["q8_0"], description="GGUF formats to make.")
+    num_ctx: int | None = Field(None, ge=64, description="Context of the served model; default: what the rows need.")
+    temperature: float = Field(0.0, ge=0, description="Sampling temperature written into the Modelfile.")
+    system_prompt: str | None = None
+    system_prompt_for: Literal["missing", "all"] = "missing"
+
+
+class VerifyKeys(ModelKeys):
+    adapter_kl_limit: float = Field(1e-6, gt=0, description="Reloaded adapter, and merged in fp32, against training.")
+    merged_kl_limit: float = Field(1e-3, gt=0)
+    merged_top1_limit: float = Field(0.99, gt=0, le=1)
+    gguf_kl_limit: float = Field(1e-2, gt=0)
+    gguf_top1_limit: float = Field(0.98, gt=0, le=1)
+
+
+class EvaluateKeys(ModelKeys):
+    evaluate_rows: int = Field(200, ge=0, description="Held-out rows to answer, at most.")
+    max_new_tokens: int | None = Field(None, ge=1, description="Longest answer; default: 1.5 times the longest target.")
+    evaluate_batch_size: int = Field(16, ge=1)
+    seed: int = Field(42, ge=0)
+
+
+class ReportKeys(Section):
+    name: str = Field("", description="Name of the run; default: the name of the recipe or of the data file.")
+    accept: Names = Field([], description="Names of failing evidence that shall not stop the run.")
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Recipe(DataKeys, PlanKeys, RenderKeys, MergeKeys, ExportKeys, VerifyKeys, EvaluateKeys, ReportKeys):
+    """All keys of a run."""
+
+    @model_validator(mode="after")
+    def _has_data(self) -> Self:
+        if not self.data:
+            raise ValueError("data: no file with training rows is named")
+        return self
+
+    def section(self, keys: type[S]) -> S:
+        return keys(**{name: getattr(self, name) for name in keys.model_fields})
+
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(), sort_keys=False, allow_unicode=True, width=110)
+
+
+def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
+    """The recipe in a YAML file, with overrides laid on top; paths in it are relative to the file.
+
+    Raises:
+        RecipeError: the file is missing or no YAML mapping, a key is unknown, or a value is out of range.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(str(path), "the recipe does not exist", mend="Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(str(path), f"not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(data, dict):
+        raise RecipeError(str(path), f"found {type(data).__name__}", expected="a mapping of recipe keys to values")
+    data = resolve_keys(data, str(path))
+    for key in ("data", "eval_data"):
+        if key in data:
+            data[key] = [str(_beside(path, name)) for name in _as_list(data[key])]
+    if isinstance(data.get("model"), str) and data["model"].startswith("."):
+        data["model"] = str(_beside(path, data["model"]))
+    return build_recipe({"name": default_name(path), **data, **resolve_keys(overrides, "-o")}, str(path))
+
+
+def _beside(recipe_path: Path, name: str) -> Path:
+    return (recipe_path.parent / Path(name).expanduser()).resolve()
+
+
+def default_name(path: Path) -> str:
+    """`examples/triage/recipe.yaml` is the run `triage`; `rows.jsonl` is the run `rows`."""
+    resolved = path.resolve()
+    return resolved.parent.name if resolved.stem == "recipe" else resolved.name.split(".")[0]
+
+
+def build_recipe(data: dict[str, Any], where: str) -> Recipe:
+    """A recipe from keys and values; `RecipeError` names the first key that is wrong."""
+    try:
+        return Recipe(**resolve_keys(data, where))
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}".lstrip(": ") for item in error.errors()]
+        raise RecipeError(
+            where, "; ".join(problems), mend="Correct the value; `tunewright run --keys` lists all keys."
+        ) from None
+
+
+def resolve_keys(data: dict[str, Any], where: str) -> dict[str, Any]:
+    """The same mapping with the aliases of other tools replaced; unknown and doubled keys are refused."""
+    resolved: dict[str, Any] = {}
+    for key, value in data.items():
+        name = ALIASES.get(key, key)
+        if name not in Recipe.model_fields:
+            raise unknown_key(str(key), where)
+        if name in resolved:
+            raise RecipeError(where, f"{key!r} and another key both set {name!r}", mend="Keep one of them.")
+        resolved[name] = value
+    return resolved
+
+
+def unknown_key(key: str, where: str) -> RecipeError:
+    known = [*Recipe.model_fields, *ALIASES]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    expected = f"{ALIASES.get(near[0], near[0])!r}" if near else ""
+    mend = "Correct the key." if near else "`tunewright run --keys` lists all keys."
+    return RecipeError(where, f"unknown recipe key {key!r}", expected=expected, mend=mend)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`key=value` from the command line; the value is read as YAML."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise RecipeError("-o", f"found {text!r}", expected="key=value")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key.strip(), value

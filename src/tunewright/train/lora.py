@@ -1,0 +1,73 @@
+"""The adapter: attach it to a base, read and write its weights under peft's names."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from tunewright.errors import TrainingError
+from tunewright.recipe import TrainKeys
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def attach_adapter(model: Any, config: TrainKeys) -> Any:
+    """`model` with a new LoRA adapter; A is random by `config.seed`, B is zero, so that the model starts as the base.
+
+    Raises:
+        TrainingError: no module of the model has one of the names in `lora_target_modules`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(config.seed)
+    try:
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=config.lora_r,
+                lora_alpha=config.lora_alpha,  # type: ignore[arg-type,unused-ignore]
+                lora_dropout=config.lora_dropout,
+                target_modules=config.lora_target_modules,
+                use_rslora=config.use_rslora,
+                bias="none",
+                task_type="CAUSAL_LM",
+                base_model_name_or_path=config.model,
+            ),
+        )
+    except ValueError as error:
+        raise TrainingError(
+            "lora_target_modules", str(error).splitlines()[0], mend="Use `all-linear`, or names of linear modules."
+        ) from None
+
+
+def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
+    """The adapter's tensors by peft's names, on the CPU."""
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
+
+
+def set_adapter_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
+    from peft import set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(model, weights)
+    if result.unexpected_keys:
+        raise TrainingError("adapter", f"the model has no place for {result.unexpected_keys[:3]}")
+
+
+def write_adapter(directory: Path, model: Any) -> None:
+    """Write the adapter in peft's format; the same weights give the same bytes."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = model.peft_config["default"].to_dict()
+    config["inference_mode"] = True
+    config["target_modules"] = sorted(config["target_modules"])
+    text = json.dumps(config, indent=2, sort_keys=True, default=str)
+    (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+    save_file(adapter_weights(model), directory / ADAPTER_FILE, metadata={"format": "pt"})
+
+
+def read_adapter_weights(directory: Path) -> dict[str, torch.Tensor]:
+    return load_file(directory / ADAPTER_FILE)

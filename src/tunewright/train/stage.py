@@ -1,0 +1,185 @@
+"""Train: proven rows in, an adapter and its canaries out.
+
+In: `tokens/`, `data/eval.jsonl`, `plan.json` and the base.
+Out, below `adapter/`: the adapter in peft's format, `training.json` (every step and evaluation), `canaries.json`,
+`base.json` (the hash of each of the base's files and tensors).
+Always: the same inputs give the same adapter bit by bit on the same machine, interrupted or not.
+"""
+
+import importlib.metadata
+import platform
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunewright.artifacts import RunDirectory, StageResult, read_json, sha256_of_json, write_json
+from tunewright.chat.conversation import Conversation
+from tunewright.chat.files import read_conversations
+from tunewright.chat.rows import TokenRows
+from tunewright.engines.canaries import TOP_K, record_canary
+from tunewright.engines.hf import HFEngine, open_supervisor
+from tunewright.errors import TrainingError
+from tunewright.events import Events
+from tunewright.evidence import Evidence, at_most, fact
+from tunewright.models.base import Base, find_base, load_model
+from tunewright.models.tensors import tensor_hashes
+from tunewright.recipe import TrainKeys
+from tunewright.train.layouts import Layout
+from tunewright.train.loop import Samples, Trainer
+from tunewright.train.lora import attach_adapter, write_adapter
+
+CHECKPOINTS = "checkpoints"
+
+
+def inputs(config: TrainKeys) -> dict[str, str]:
+    return {"base": find_base(config).identity}
+
+
+def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
+    import torch
+
+    base = find_base(config, events)
+    plan = read_json(run / "plan.json")
+    accelerator = open_accelerator(plan["dtype"], plan["device"])
+    dtype = getattr(torch, plan["dtype"])
+    model = load_model(base.path, dtype, plan["device"], config.trust_remote_code)
+    model = attach_adapter(model, config)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
+    layout, layout_evidence = choose_layout(plan, model, train, accelerator, events)
+    engine = HFEngine(model, open_supervisor(base.path, config.model), "trained model", batch_size=4)
+    held_out = held_out_conversations(run)
+    trainer = Trainer(
+        config, model, accelerator, layout, train, evaluation, Samples(held_out[: config.sample_prompts], engine), events
+    )
+    key = sha256_of_json(
+        {
+            "config": config.model_dump(mode="json"),
+            "rows": run.require_manifest("render").digest,
+            "base": base.identity,
+            "layout": layout.name,
+            "dtype": plan["dtype"],
+        }
+    )
+    log = trainer.run(run / CHECKPOINTS, key)
+    directory = out / "adapter"
+    write_adapter(directory, model)
+    counts = parameter_counts(model)
+    write_json(
+        directory / "training.json",
+        {
+            "steps": log.steps,
+            "evaluations": log.evaluations,
+            "optimizer_steps": len(log.steps),
+            **counts,
+            "dtype": plan["dtype"],
+            "device": plan["device"],
+        },
+    )
+    write_base(directory / "base.json", base)
+    write_canaries(directory / "canaries.json", config, model, engine, held_out, events)
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+    return StageResult(
+        [*layout_evidence, *check_training(log.steps, log.evaluations)],
+        {
+            "base": base.name,
+            "optimizer_steps": len(log.steps),
+            "first_loss": log.steps[0]["loss"],
+            "final_loss": log.steps[-1]["loss"],
+            "best_eval_loss": best_eval_loss(log.evaluations),
+            "tokens_per_second": trainer.tokens_per_second,
+            "layout": layout.name,
+            "versions": versions(),
+            **counts,
+        },
+    )
+
+
+def open_accelerator(dtype: str, device: str) -> Any:
+    from accelerate import Accelerator
+
+    return Accelerator(mixed_precision="bf16" if dtype == "bfloat16" else "no", cpu=device == "cpu")
+
+
+def choose_layout(
+    plan: dict[str, Any], model: Any, train: TokenRows, accelerator: Any, events: Events
+) -> tuple[Layout, list[Evidence]]:
+    """The planned layout, if on real rows it gives the padded layout's loss; else the padded one."""
+    device = plan["device"]
+    padded = Layout(model, np.zeros(0, np.int32), device)
+    if plan["layout"] == "padded":
+        return padded, []
+    shared = Layout(model, train[0].ids[: plan["shared_prefix_tokens"]], device)
+    rows = [[train[index] for index in range(min(2, len(train)))]]
+    with accelerator.autocast():
+        (expected,), (found,) = padded.loss_sums(rows, scale=None), shared.loss_sums(rows, scale=None)
+    difference = abs(found - expected) / abs(expected)
+    limit = 1e-5 if plan["dtype"] == "float32" else 2e-2
+    if difference <= limit:
+        detail = "Relative difference of the summed loss of two rows, shared prefix against padded, before training."
+        return shared, [at_most("shared_prefix_is_exact", difference, limit, detail)]
+    events.warning(f"The shared prefix is not exact for this base (relative difference {difference:.1e}); rows are padded.")
+    return padded, [fact("shared_prefix_switched_off", difference, "It did not give the padded layout's loss.")]
+
+
+def held_out_conversations(run: RunDirectory) -> list[Conversation]:
+    """Conversations that were not trained on; without any, those that were."""
+    held_out = list(read_conversations(run / "data" / "eval.jsonl"))
+    return held_out or list(read_conversations(run / "data" / "train.jsonl"))
+
+
+def write_base(path: Path, base: Base) -> None:
+    record = {"name": base.name, "identity": base.identity, "files": base.files, "tensors": tensor_hashes(base.path)}
+    write_json(path, record)
+
+
+def write_canaries(
+    path: Path, config: TrainKeys, model: Any, engine: HFEngine, conversations: list[Conversation], events: Events
+) -> None:
+    """Record the canaries with the model that is still in memory, its adapter not merged."""
+    model.eval()
+    chosen = conversations[-config.canaries :]
+    progress = events.progress("canaries", len(chosen))
+    recorded = []
+    single = HFEngine(model, engine.supervisor, engine.name, batch_size=1)
+    for conversation in chosen:
+        canary = record_canary(single, conversation, config.canary_tokens)
+        if canary.answer_ids:
+            recorded.append(canary.as_json())
+        progress.advance()
+    if not recorded:
+        raise TrainingError("canaries", "no held-out conversation gave an answer")
+    write_json(path, {"top_k": TOP_K, "dtype": str(model.dtype).removeprefix("torch."), "canaries": recorded})
+
+
+def parameter_counts(model: Any) -> dict[str, int]:
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return {"trainable_parameters": trainable, "total_parameters": sum(p.numel() for p in model.parameters())}
+
+
+def best_eval_loss(evaluations: list[dict[str, Any]]) -> float | None:
+    losses = [entry["eval_loss"] for entry in evaluations if entry["eval_loss"] is not None]
+    return min(losses, default=None)
+
+
+def check_training(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> list[Evidence]:
+    """That the adapter learned: gradients flowed, and the held-out loss fell and did not climb back."""
+    zero = sum(entry["grad_norm"] == 0 for entry in steps)
+    evidence = [at_most("steps_without_gradient", zero, 0, f"Of {len(steps)} optimizer steps.")]
+    losses = [entry["eval_loss"] for entry in evaluations if entry["eval_loss"] is not None]
+    if len(losses) >= 2:
+        detail = f"Held-out loss {losses[0]:.3f} before and {losses[-1]:.3f} after training."
+        evidence.append(at_most("eval_loss_ratio", losses[-1] / losses[0], 1.0, detail))
+        detail = f"Last held-out loss {losses[-1]:.3f} over the best one {min(losses):.3f}: above 1.1 is overfitting."
+        evidence.append(at_most("eval_loss_over_best", losses[-1] / min(losses), 1.1, detail).softened())
+    return evidence
+
+
+def versions() -> dict[str, str]:
+    names = ("tunewright", "torch", "transformers", "peft", "accelerate")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {**found, "python": platform.python_version()}
