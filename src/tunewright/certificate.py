@@ -241,7 +241,8 @@ def _fact_differences(found: Certificate, expected: Certificate) -> list[str]:
         for key in keys
         if found.get(key) != expected[key]
     ]
-    facts = found.get("facts") if isinstance(found.get("facts"), dict) else {}
+    stated = found.get("facts")
+    facts = stated if isinstance(stated, dict) else {}
     for stage, wanted in expected["facts"].items():
         if canonical_json(facts.get(stage)) != canonical_json(wanted):
             differences.append(f"{stage}: its facts are not those of its manifest")

@@ -1,4 +1,4 @@
-"""Near duplicates among prompts: exact search over word trigrams, for long prompts over a sample of them.
+"""Near duplicates among prompts.
 
 Two prompts are near duplicates if the Jaccard similarity of their sets of word trigrams is at least 0.8, both as they
 are and without the wording that more than one prompt in ten shares (an instruction that stands in every row makes no
@@ -6,24 +6,29 @@ two rows alike). A prompt of more than 256 trigrams is compared by the 256 with 
 resemblance and containment of documents, 1997): of two such prompts of equal length the similarity is estimated with a
 standard error of about 0.03; where the lengths differ it is understated, by 0.05 at 0.95 and by 0.13 at 0.8.
 
-Candidates are found by prefix filtering (Chaudhuri, Ganti, Kaushik, A primitive operator for similarity joins, 2006):
-sets sorted by rarity with similarity >= t share a member of their first |x| - ceil(t |x|) + 1. So no pair is missed,
-and time grows about linearly with the rows.
+Which pairs are compared at all is decided by MinHash in 25 bands of 7 (Leskovec, Rajaraman, Ullman, Mining of Massive
+Datasets, section 3.4): a pair of similarity 0.8 is missed in 3 cases of 1,000, one of 0.9 in none of a million. Time
+grows about linearly with the rows. The same prompts give the same answer in every process and every order.
 """
 
-import math
 import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import combinations, product
+
+import numpy as np
+from numpy.typing import NDArray
 
 THRESHOLD = 0.8
 SKETCH_SIZE = 256
 COMMON_SHARE = 0.1
 COMMON_AT_LEAST = 5
+BANDS = 25
+HASHES_PER_BAND = 7
 CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-WORD = re.compile(rf"[{CJK}]|[^\W{CJK}]+|[^\w\s.,;:!?\"'„“”‘’…()\[\]]")
+WORD = re.compile(rf"[^\W{CJK}]+|[{CJK}]|[^\w\s.,;:!?\"'„“”‘’…()\[\]]")
 
 
 def words_of(text: str) -> tuple[str, ...]:
@@ -33,7 +38,7 @@ def words_of(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=200_000)
 def _number_of(word: str) -> int:
-    return zlib.crc32(word.encode("utf-8", errors="surrogatepass"))
+    return zlib.crc32(word.encode())
 
 
 def shingles_of(words: Sequence[str]) -> frozenset[int]:
@@ -54,44 +59,44 @@ class PromptIndex:
     """Prompts by their near duplicates.
 
     Args:
-        prompts: the texts; those with the same words are one, and `groups` has the group of each text.
+        prompts: the texts; those with the same words are one group.
+
+    Attributes:
+        groups: the group of each text, numbered from 0 in order of appearance.
+        clusters: for each group the smallest group that it is connected with through near duplicates.
     """
 
     def __init__(self, prompts: Sequence[str]) -> None:
         numbers: dict[tuple[str, ...], int] = {}
         self.groups = [numbers.setdefault(words_of(text), len(numbers)) for text in prompts]
-        self.whole = [shingles_of(words) for words in numbers]
-        frequency = Counter(shingle for shingles in self.whole for shingle in shingles)
-        common = max(COMMON_AT_LEAST, COMMON_SHARE * len(self.whole))
-        self.own = [frozenset(s for s in shingles if frequency[s] <= common) for shingles in self.whole]
-        self.prefixes = [self._prefix(shingles, frequency) for shingles in self.own]
-        self.places: dict[int, list[int]] = defaultdict(list)
-        for group, prefix in enumerate(self.prefixes):
-            for shingle in prefix:
-                self.places[shingle].append(group)
+        self._whole = [shingles_of(words) for words in numbers]
+        frequency = Counter(shingle for shingles in self._whole for shingle in shingles)
+        limit = max(COMMON_AT_LEAST, COMMON_SHARE * len(self._whole))
+        common = {shingle for shingle, count in frequency.items() if count > limit}
+        self._own = [shingles - common for shingles in self._whole]
+        self._bands = [band_keys(shingles) for shingles in self._own]
+        self._buckets: dict[bytes, list[int]] = defaultdict(list)
+        for group, keys in enumerate(self._bands):
+            for key in keys:
+                self._buckets[key].append(group)
+        self.clusters = self._connect()
 
-    @staticmethod
-    def _prefix(shingles: frozenset[int], frequency: Counter[int]) -> list[int]:
-        length = len(shingles) - math.ceil(THRESHOLD * len(shingles)) + 1
-        return sorted(shingles, key=lambda shingle: (frequency[shingle], shingle))[:length] if shingles else []
-
-    def matches(self, group: int, wanted: Callable[[int], bool] = lambda other: True) -> Iterator[int]:
+    def matches(self, group: int, wanted: Callable[[int], bool]) -> Iterator[int]:
         """The near duplicates of a group among those that are wanted, itself left out."""
         seen = {group}
-        for shingle in self.prefixes[group]:
-            for other in self.places[shingle]:
+        for key in self._bands[group]:
+            for other in self._buckets[key]:
                 if other not in seen and wanted(other):
                     seen.add(other)
                     if self._alike(group, other):
                         yield other
 
     def _alike(self, group: int, other: int) -> bool:
-        own = jaccard(self.own[group], self.own[other])
-        return own >= THRESHOLD and jaccard(self.whole[group], self.whole[other]) >= THRESHOLD
+        own = jaccard(self._own[group], self._own[other])
+        return own >= THRESHOLD and jaccard(self._whole[group], self._whole[other]) >= THRESHOLD
 
-    def clusters(self) -> list[int]:
-        """For each group the smallest group that it is connected with through near duplicates."""
-        parents = list(range(len(self.own)))
+    def _connect(self) -> list[int]:
+        parents = list(range(len(self._own)))
 
         def root_of(group: int) -> int:
             while parents[group] != group:
@@ -99,8 +104,31 @@ class PromptIndex:
                 group = parents[group]
             return group
 
-        for group in range(len(parents)):
-            for other in self.matches(group, lambda other, group=group: root_of(other) != root_of(group)):  # type: ignore[misc]
-                low, high = sorted((root_of(group), root_of(other)))
-                parents[high] = low
+        for bucket in self._buckets.values():
+            apart: dict[int, list[int]] = defaultdict(list)
+            for group in bucket:
+                apart[root_of(group)].append(group)
+            for left, right in combinations(apart.values(), 2):
+                if any(self._alike(one, other) for one, other in product(left, right)):
+                    low, high = sorted((root_of(left[0]), root_of(right[0])))
+                    parents[high] = low
         return [root_of(group) for group in range(len(parents))]
+
+
+def _multipliers() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    generator = np.random.default_rng(0)
+    shape = BANDS * HASHES_PER_BAND
+    odd = generator.integers(0, 2**63, shape, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    return odd, generator.integers(0, 2**63, shape, dtype=np.uint64)
+
+
+MULTIPLIERS, ADDENDS = _multipliers()
+
+
+def band_keys(shingles: frozenset[int]) -> list[bytes]:
+    """One key per band of MinHash values; none for an empty set."""
+    if not shingles:
+        return []
+    hashes = np.fromiter(shingles, dtype=np.int64, count=len(shingles)).view(np.uint64)
+    smallest = (hashes[:, None] * MULTIPLIERS + ADDENDS).min(axis=0).reshape(BANDS, HASHES_PER_BAND)
+    return [bytes([band]) + values.tobytes() for band, values in enumerate(smallest)]

@@ -46,10 +46,9 @@ def plan_split(
 
 def choose_held_out(accounts: Sequence[Account], prompts: PromptIndex, wanted: int, seed: int) -> set[str]:
     """The ids of at most `wanted` rows, whole clusters of alike prompts at a time, in the order of their keys."""
-    clusters = prompts.clusters()
     members: dict[int, list[Account]] = defaultdict(list)
     for account, group in zip(accounts, prompts.groups, strict=True):
-        members[clusters[group]].append(account)
+        members[prompts.clusters[group]].append(account)
     held_out: set[str] = set()
     for cluster in sorted(members.values(), key=lambda rows: min(_key(seed, row.row.sha256) for row in rows)):
         if len(held_out) + len(cluster) <= wanted:

@@ -14,6 +14,7 @@ import yaml
 from tunewright.artifacts import FileRecord
 
 HUB_NAMES = {"embedded:smollm2-135m-instruct": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+EMBEDDED_NOTE = "The base is the copy embedded in tunewright, whose weights were dequantized once from a 4-bit GGUF."
 FRONT_MATTER = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 TRAINING_FIGURES = {
     "optimizer_steps": "optimizer steps",
@@ -52,7 +53,7 @@ class Card:
         system: the system prompt to serve with, or None.
         num_ctx: context in tokens.
         has_modelfile: whether there is a Modelfile.
-        files: the exported files by name.
+        files: the exported files by name, the GGUF to serve first.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Card:
             self._front_matter(),
             f"# {self.name}\n\nA fine-tune of `{base_name(self.model)}` with LoRA, merged into the 16-bit base and "
             "converted to GGUF with llama.cpp's own converter. Made with tunewright.",
+            EMBEDDED_NOTE if self.model in HUB_NAMES else "",
             self._figures("Data", DATA_FIGURES, self.data_facts),
             self._training(),
             self._prompt(),

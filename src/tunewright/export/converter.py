@@ -25,6 +25,7 @@ CHECKOUT_VARIABLE = "TUNEWRIGHT_LLAMA_CPP"
 SCRIPT = "convert_hf_to_gguf.py"
 # Bytes per weight; q8_0 has an fp16 scale for each block of 32.
 BYTES_PER_WEIGHT = {"q8_0": 34 / 32, "f16": 2.0, "bf16": 2.0, "f32": 4.0}
+# Room for the vocabulary and the template, which stand in the GGUF's header.
 HEADER_BYTES = 32 << 20
 LAST_LINES = 8
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -118,21 +119,21 @@ def convert_to_gguf(model_directory: Path, gguf_path: Path, format: str, events:
     """
     validate_formats([format])
     converter = find_converter()
-    needed = expected_bytes(model_directory, format)
+    expected = expected_bytes(model_directory, format)
     gguf_path.parent.mkdir(parents=True, exist_ok=True)
-    validate_disk_space(gguf_path.parent, needed)
+    validate_disk_space(gguf_path.parent, expected + HEADER_BYTES)
     # In a directory of its own beside the target: a converter that outlives this process cannot litter the artifacts.
     with tempfile.TemporaryDirectory(dir=gguf_path.parent, prefix=".convert-") as scratch:
         written = Path(scratch) / "model.gguf"
-        run_converter(converter, model_directory.resolve(), written, format, needed, events)
+        run_converter(converter, model_directory.resolve(), written, format, expected, events)
         flush_to_disk(written)
         written.replace(gguf_path)
 
 
 def expected_bytes(model_directory: Path, format: str) -> int:  # noqa: A002
-    """About how large the GGUF will be, from the size of the 16-bit weights."""
+    """About how large the GGUF's tensors will be, from the size of the 16-bit weights."""
     weights = sum(path.stat().st_size for path in model_directory.glob("*.safetensors")) / 2
-    return int(weights * BYTES_PER_WEIGHT[format]) + HEADER_BYTES
+    return int(weights * BYTES_PER_WEIGHT[format])
 
 
 def validate_disk_space(directory: Path, needed_bytes: int) -> None:
@@ -151,13 +152,13 @@ def run_converter(
     model_directory: Path,
     written: Path,
     format: str,  # noqa: A002
-    needed_bytes: int,
+    total_bytes: int,
     events: Events,
 ) -> None:
     """Run the converter in `written`'s directory, with progress by the size of what it has written."""
     command = [sys.executable, str(converter.script), "--outtype", format, "--outfile", written.name]
     log_path = written.with_name("converter.log")
-    progress = events.progress("bytes", needed_bytes)
+    progress = events.progress("bytes", total_bytes)
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [*command, str(model_directory)],
@@ -169,8 +170,9 @@ def run_converter(
         )
         try:
             while not has_ended(process):
-                size = written.stat().st_size if written.exists() else 0
-                progress.advance(min(size, needed_bytes) - progress.done)
+                size = min(written.stat().st_size, total_bytes) if written.exists() else 0
+                if size > progress.done:
+                    progress.advance(size - progress.done)
         finally:
             process.kill()
             process.wait()

@@ -112,7 +112,7 @@ def added_bos_text(gguf: GgufFacts) -> str:
 
 def write_card(config: ExportKeys, run: RunDirectory, export: Path, trained: Trained, context: int) -> None:
     adapter_config = run / "adapter/adapter_config.json"
-    files = sorted(export.iterdir(), key=lambda path: (path.suffix != ".gguf", path.name))
+    names = [*(f"model-{name}.gguf" for name in config.export_formats), "Modelfile"]
     card = Card(
         name=run.path.resolve().name,
         model=config.model,
@@ -124,7 +124,7 @@ def write_card(config: ExportKeys, run: RunDirectory, export: Path, trained: Tra
         system=trained.system,
         num_ctx=context,
         has_modelfile=(export / "Modelfile").is_file(),
-        files={path.name: record_of_file(path) for path in files},
+        files={name: record_of_file(export / name) for name in names if (export / name).is_file()},
     )
     write_text(export / "README.md", card.as_text())
 

@@ -176,21 +176,24 @@ def load_model(path: Path, dtype: Any, device: str = "cpu", trust_remote_code: b
 
 
 def stop_token_ids(path: Path, tokenizer: Any) -> frozenset[int]:
-    """The ids on which generation stops: those of `generation_config.json`, or else the tokenizer's EOS.
+    """The ids on which generation stops: those of `generation_config.json` and the tokenizer's EOS.
 
     Raises:
         ModelError: there is none.
     """
-    ids: set[int] = set()
-    config = path / "generation_config.json"
-    if config.is_file():
-        value = json.loads(config.read_text(encoding="utf-8")).get("eos_token_id")
-        ids.update([value] if isinstance(value, int) else value or [])
+    ids = generation_stop_ids(path)
     if tokenizer.eos_token_id is not None:
-        ids.add(int(tokenizer.eos_token_id))
+        ids |= {int(tokenizer.eos_token_id)}
     if not ids:
         raise ModelError(str(path), "no stop token is defined", expected="eos_token_id in generation_config.json")
-    return frozenset(ids)
+    return ids
+
+
+def generation_stop_ids(path: Path) -> frozenset[int]:
+    """`eos_token_id` of a checkpoint's `generation_config.json`; empty where there is none."""
+    config = path / "generation_config.json"
+    value = json.loads(config.read_text(encoding="utf-8")).get("eos_token_id") if config.is_file() else None
+    return frozenset([value] if isinstance(value, int) else value or [])
 
 
 def compute_device() -> str:

@@ -14,12 +14,13 @@ import fcntl
 import json
 import shutil
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from tunewright.artifacts import files_below, publish_directory, read_json, record_of_file, sha256_of_file, write_json
 from tunewright.errors import ArtifactError, EnvironmentLackError, ModelError
@@ -388,11 +389,11 @@ def llama_cpp_token_ids(gguf_path: Path, texts: list[str]) -> list[list[int]]:
     params.model.path = str(gguf_path)
     params.port, params.n_ctx, params.warmup, params.verbosity = 0, 64, False, -1
     server = xllamacpp.Server(params)
-    open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+    connection = HTTPConnection(urlsplit(server.listening_address).netloc, timeout=60)
     answers = []
     for text in texts:
-        body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
-        request = urllib.request.Request(f"{server.listening_address}/tokenize", body)
-        with open_url(request) as response:
-            answers.append([int(token) for token in json.load(response)["tokens"]])
+        body = json.dumps({"content": text, "add_special": False, "parse_special": True})
+        connection.request("POST", "/tokenize", body)
+        answers.append([int(token) for token in json.loads(connection.getresponse().read())["tokens"]])
+    connection.close()
     return answers

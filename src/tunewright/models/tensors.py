@@ -45,17 +45,26 @@ class CheckpointTensors:
         return len(self.file_of)
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        return self._file(name).get_tensor(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The tensor's shape, from the file's header alone."""
+        return tuple(self._file(name).get_slice(name).get_shape())
+
+    def _file(self, name: str) -> safe_open:
         file = self.file_of[name]
         if file not in self._open:
             self._open[file] = self._stack.enter_context(_opened(self.directory / file))
-        return self._open[file].get_tensor(name)
+        return self._open[file]
 
 
 def _opened(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt", device="cpu")  # type: ignore[no-untyped-call,unused-ignore]
     except (SafetensorError, OSError) as error:
-        raise ArtifactError(str(path), f"not a whole safetensors file ({error})", mend="Fetch or make it again.") from None
+        raise ArtifactError(
+            str(path), f"not a whole safetensors file ({error})", mend="Fetch or make it again."
+        ) from None
 
 
 def _file_of_each_tensor(directory: Path) -> dict[str, str]:

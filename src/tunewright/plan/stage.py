@@ -4,7 +4,9 @@ In: `tokens/` and the base's configuration. Out: `plan.json`.
 Always: nothing of the base's weights is loaded, and no GPU is needed.
 """
 
+import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,18 @@ import numpy as np
 import psutil
 
 from tunewright.artifacts import RunDirectory, StageResult, sha256_of_json, write_json
+from tunewright.chat.order import plan_schedule
 from tunewright.chat.rows import TokenRows, shared_prefix_length
 from tunewright.errors import RecipeError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, fact, failed
 from tunewright.models.base import compute_device, find_base
+from tunewright.models.tensors import CheckpointTensors
 from tunewright.plan.memory import StepShape, predict_peak_bytes
 from tunewright.recipe import PlanKeys
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+EFFICIENCY = 0.4  # Share of a square matrix product's speed that training steps reached where it was measured.
 SHORTEST_PREFIX = 16
 LEAST_SAVING = 0.1
 
@@ -68,7 +73,7 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
         "dtype": dtype,
         "device": device,
     }
-    seconds = estimate_seconds_per_step(plan, base_config, dtype, device)
+    seconds = seconds_per_step(plan, base.path, supervised_share(rows, prefix))
     plan |= {"seconds_per_step": seconds, "seconds": round(seconds * plan["optimizer_steps"], 1)}
     write_json(out / "plan.json", plan)
     return StageResult(check_plan(plan), plan)
@@ -114,24 +119,28 @@ def saved_share(config: PlanKeys, lengths: list[int], prefix: int) -> float:
 
 
 def largest_step(config: PlanKeys, rows: TokenRows, prefix: int) -> StepShape:
-    """The shape of the most expensive micro-batch: the longest rows together."""
+    """The shape of the most expensive micro-batch: the longest rows, the shared prefix spread over them."""
     size = min(config.per_device_train_batch_size, len(rows))
     longest = sorted(range(len(rows)), key=lambda index: -rows.lengths[index])[:size]
-    supervised = sum(int(rows[index].mask.sum()) for index in longest)
-    return StepShape(
-        rows=size, tokens=max(rows.lengths) - prefix, supervised_tokens=supervised, attention_mask=True
-    )
+    supervised = -(-sum(int(rows[index].mask.sum()) for index in longest) // size)
+    tokens = max(rows.lengths) - prefix + -(-prefix // size)
+    return StepShape(rows=size, tokens=tokens, supervised_tokens=supervised, attention_mask=True)
+
+
+def supervised_share(rows: TokenRows, prefix: int) -> float:
+    """Learned tokens over computed ones."""
+    supervised = sum(int(row.mask.sum()) for row in rows)
+    return supervised / max(sum(rows.lengths) - prefix * len(rows), 1)
 
 
 def count_work(config: PlanKeys, lengths: list[int], prefix: int) -> dict[str, int]:
-    steps = -(-round(len(lengths) * config.num_train_epochs) // config.effective_batch_size)
-    steps = config.max_steps or max(steps, 1)
+    schedule = plan_schedule(config, len(lengths))
     steps_per_epoch = -(-len(lengths) // config.effective_batch_size)
-    once = steps_per_epoch * prefix
     return {
-        "optimizer_steps": steps,
+        "optimizer_steps": schedule.steps,
+        "steps_per_epoch": steps_per_epoch,
         "tokens_per_epoch_padded": sum(lengths),
-        "tokens_per_epoch": sum(lengths) - len(lengths) * prefix + once,
+        "tokens_per_epoch": sum(lengths) - prefix * (len(lengths) - steps_per_epoch),
     }
 
 
@@ -149,16 +158,39 @@ def memory_budget_bytes(text: str | None, device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def estimate_seconds_per_step(plan: dict[str, Any], base_config: Any, dtype: str, device: str) -> float:
-    """Seconds of an optimizer step, from the floating-point operations and a measured matrix product on this machine.
+def seconds_per_step(plan: dict[str, Any], base_path: Path, supervised_share: float) -> float:
+    """Seconds of an optimizer step, from its floating-point operations and a matrix product timed on this machine.
 
-    A LoRA step costs about 4 operations per weight and token: 2 forward and 2 for the gradients of activations.
+    A LoRA step costs four operations per weight of a linear layer and token: two forward, and two for the gradients of
+    activations (there are none for frozen weights). The output layer sees supervised tokens alone.
     """
-    hidden, layers = base_config.hidden_size, base_config.num_hidden_layers
-    weights = layers * hidden * (4 * hidden + 3 * base_config.intermediate_size) + base_config.vocab_size * hidden
-    steps_per_epoch = max(plan["tokens_per_epoch"] / max(plan["optimizer_steps"], 1), 1)
-    del steps_per_epoch
-    return weights * 4.0 / measured_flops(dtype, device)
+    body, head = linear_parameters(base_path)
+    tokens = plan["tokens_per_epoch"] / plan["steps_per_epoch"]
+    operations = 4 * tokens * (body + head * supervised_share)
+    return round(operations / (EFFICIENCY * matmul_flops(plan["dtype"], plan["device"])), 3)
+
+
+def linear_parameters(base_path: Path) -> tuple[int, int]:
+    """Weights of the linear layers inside the body, and of the output layer, read from the checkpoint's headers."""
+    with CheckpointTensors(base_path) as tensors:
+        shapes = {name: tensors.shape(name) for name in tensors}
+    matrices = {name: math.prod(shape) for name, shape in shapes.items() if len(shape) == 2}
+    head = max((size for name, size in matrices.items() if "embed" in name or "lm_head" in name), default=0)
+    body = sum(size for name, size in matrices.items() if "embed" not in name and "lm_head" not in name)
+    return body, head
+
+
+def matmul_flops(dtype: str, device: str, size: int = 1024, repeats: int = 8) -> float:
+    """Floating-point operations per second of a square matrix product, the best of a few."""
+    import torch
+
+    left = torch.ones(size, size, dtype=getattr(torch, dtype), device=device)
+    best = float("inf")
+    for _ in range(repeats):
+        started = time.perf_counter()
+        (left @ left)[0, 0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
 
 
 def check_plan(plan: dict[str, Any]) -> list[Evidence]:
@@ -167,6 +199,8 @@ def check_plan(plan: dict[str, Any]) -> list[Evidence]:
     if plan["fits"]:
         fits = Evidence("memory_fits", peak, f"<= {budget}", "pass", detail)
     else:
-        mend = " Lower per_device_train_batch_size and raise gradient_accumulation_steps, or set gradient_checkpointing."
+        mend = (
+            " Lower per_device_train_batch_size and raise gradient_accumulation_steps, or set gradient_checkpointing."
+        )
         fits = failed("memory_fits", peak, f"<= {budget}", detail + mend)
     return [fits, fact("optimizer_steps", plan["optimizer_steps"], plan["layout_reason"])]

@@ -8,6 +8,7 @@ Points that are not finite are left out.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -34,8 +35,10 @@ MOST_POINTS = 600
 Point = tuple[float, float]
 
 
-def responsive(draw: Callable[[int], Markup]) -> Markup:
-    """The chart at both widths."""
+def responsive(draw: Callable[[int], Markup], small: bool = False) -> Markup:
+    """The chart at both widths; a small one stands beside another and is narrow on every page."""
+    if small:
+        return tag("div", {"class": "narrow"}, draw(NARROW))
     return tag("div", {"class": "wide"}, draw(WIDE)) + tag("div", {"class": "narrow"}, draw(NARROW))
 
 
@@ -69,7 +72,7 @@ def histogram(
     def draw(width: int) -> Markup:
         edges = bin_edges(values, 28 if width == WIDE else 14)
         counts = bin_counts(values, edges)
-        far = limit is not None and limit > edges[-1] + 0.6 * (edges[-1] - edges[0])
+        far = limit is not None and limit > edges[-1] + 2 * (edges[-1] - edges[0])
         high = edges[-1] if far or limit is None else max(edges[-1], float(limit))
         high += 0.02 * (high - edges[0])
         ticks = [float(tick) for tick in nice_ticks(0, max(counts), 3)]
@@ -156,8 +159,9 @@ def finite(points: list[Point]) -> list[Point]:
     return [(x, y) for x, y in points if math.isfinite(y)]
 
 
-def curves(key: str, title: str, description: str, series: list[Series], height: int, from_zero: bool = False) -> Markup:
+def curves(key: str, title: str, description: str, series: list[Series], small: bool = False) -> Markup:
     """Curves over a common x axis of steps; where the pointer rests, a title reads out every curve at that step."""
+    height = 110 if small else 260
     drawn = [Series(one.name, finite(one.points), one.css, one.dots) for one in series]
     xs = [x for one in drawn for x, _ in one.points]
     ys = [y for one in drawn for _, y in one.points]
@@ -165,7 +169,7 @@ def curves(key: str, title: str, description: str, series: list[Series], height:
         return tag("p", {"class": "note"}, "No finite figure was recorded.")
 
     def draw(width: int) -> Markup:
-        ticks = nice_ticks(0.0 if from_zero else min(ys), max(ys), 5 if height > 150 else 2)
+        ticks = nice_ticks(min(0.0, *ys), max(ys), 2 if small else 5)
         left = 12 + max(text_width(tick_label(tick)) for tick in ticks)
         x = Scale(min(xs), max(max(xs), min(xs) + 1), left + 4, width - 12)
         y = Scale(ticks[0], ticks[-1], height - 26, 10)
@@ -178,11 +182,12 @@ def curves(key: str, title: str, description: str, series: list[Series], height:
             description,
             left_axis(y, ticks, left, width - 12),
             bottom_axis(x, x_ticks, height - 26),
+            text(left - 6, height - 9, "step", anchor="end"),
             *[_curve(one, x, y) for one in drawn if one.points],
             _read_outs(drawn, x, height - 26),
         )
 
-    return responsive(draw)
+    return responsive(draw, small)
 
 
 def _curve(series: Series, x: Scale, y: Scale) -> Markup:
@@ -198,7 +203,7 @@ def _read_outs(series: list[Series], x: Scale, bottom: float) -> Markup:
     """Unseen strips, one for each x of the longest curve, whose title is what stands there."""
     steps = sorted({at for one in series for at, _ in one.points})
     values = [(one.name, dict(one.points)) for one in series]
-    edges = [x.start, *[(x(low) + x(high)) / 2 for low, high in zip(steps, steps[1:], strict=False)], x.end]
+    edges = [x.start, *[(x(low) + x(high)) / 2 for low, high in pairwise(steps)], x.end]
     strips = []
     for index, step in enumerate(steps):
         words = [f"{name} {points[step]:.4g}" for name, points in values if step in points]
@@ -232,14 +237,14 @@ def whiskers(key: str, title: str, items: list[Whisker]) -> Markup:
 
     def draw(width: int) -> Markup:
         height = block * len(groups) + 26
-        x = Scale(0, 1, 12, width - 60)
+        x = Scale(0, 1, 12, width - 18 - max(map(text_width, names)))
         bottom = height - 26
         grid = [
             line(x(share), 4, x(share), bottom, "grid" if share else "axis")
             + text(x(share), bottom + 17, f"{share:.0%}".replace("%", " %"), anchor="middle" if share else "start")
             for share in (0, 0.25, 0.5, 0.75, 1.0)
         ]
-        labels = [text(12, index * block + 16, group, "group") for index, group in enumerate(groups)]
+        labels = [text(x(0) + 8, index * block + 16, group, "group") for index, group in enumerate(groups)]
         dots = [
             _whisker(item, x, groups.index(item.group) * block + head + row * names.index(item.name) + 10, names)
             for item in items

@@ -167,4 +167,8 @@ def _field(name: str, data: View, target: View, is_exact: bool) -> View:
     value = data.get(name, "(missing)")
     same = name in data and name in target and data[name] == target[name]
     mark = "same" if same else "differs" if is_exact or name not in data or name not in target else "reworded"
-    return {"name": name, "text": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), "mark": mark}
+    return {
+        "name": name,
+        "text": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+        "mark": mark,
+    }

@@ -15,7 +15,7 @@ from tunewright.report.head import GLYPHS, evidence_of, is_check
 View = dict[str, Any]
 EXAMPLES = 3
 RANKS = {"fail": 0, "accepted": 0, "warn": 1, "pass": 2, "fact": 3}
-WORDS = {"pass": "pass", "warn": "warn", "fail": "fail", "accepted": "fail, accepted", "fact": "measured"}
+WORDS = {"pass": "pass", "warn": "warn", "fail": "fail", "accepted": "fail, accepted", "fact": "fact"}
 
 
 def gates_view(contents: Contents) -> View:
@@ -37,10 +37,14 @@ def _stage(entry: View, certificate: Certificate) -> View:
     return {
         "name": entry["name"],
         "seconds": numbers.duration(entry["seconds"]),
-        "rows": sorted(rows, key=lambda row: RANKS[row["verdict"]]),
+        "rows": failing_first(rows),
         "passed": sum(row["verdict"] == "pass" for row in rows),
         "checks": sum(row["verdict"] != "fact" for row in rows),
     }
+
+
+def failing_first(rows: list[View]) -> list[View]:
+    return sorted(rows, key=lambda row: RANKS[row["verdict"]])
 
 
 def evidence_row(item: View, accepted: Collection[str] = (), stage: str = "") -> View:
@@ -58,7 +62,9 @@ def evidence_row(item: View, accepted: Collection[str] = (), stage: str = "") ->
         "word": WORDS[verdict],
         "glyph": GLYPHS.get(verdict, "·"),
         "detail": item["detail"],
-        "examples": [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in examples][:EXAMPLES],
+        "examples": [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in examples][
+            :EXAMPLES
+        ],
     }
 
 

@@ -11,7 +11,7 @@ from tunewright.errors import ArtifactError
 from tunewright.report import numbers
 from tunewright.report.contents import Contents
 
-GLYPHS = {"pass": "✓", "warn": "!", "fail": "✕", "accepted": "✕"}
+GLYPHS = {"pass": "✓", "warn": "!", "fail": "✕", "accepted": "✕", "unfinished": "…"}
 Item = dict[str, Any]
 
 
@@ -25,35 +25,56 @@ def is_check(item: Item) -> bool:
     return bool(item["limit"]) or item["verdict"] != "pass"
 
 
+def refused(certificate: Certificate) -> list[str]:
+    """Names of evidence that failed and was not accepted."""
+    failed = [item["name"] for item in evidence_of(certificate) if item["verdict"] == "fail"]
+    return [name for name in failed if name not in certificate["accepted"]]
+
+
 def verdict_sentence(certificate: Certificate) -> str:
+    """What stands against the run, the worst first; else what was accepted or warned of; else that all is well."""
     checks = [item for item in evidence_of(certificate) if is_check(item)]
-    failed = [item["name"] for item in checks if item["verdict"] == "fail"]
+    passed = sum(item["verdict"] == "pass" for item in checks)
     warned = sum(item["verdict"] == "warn" for item in checks)
-    passed = f"{len(checks) - len(failed) - warned} of {numbers.plural(len(checks), 'check')} passed"
+    so_far = f"{passed} of {numbers.plural(len(checks), 'check')} passed"
+    if objections := _objections(certificate, len(checks)):
+        return " ".join(objections)
+    if accepted := certificate["accepted"]:
+        return f"{so_far}; {numbers.listed(accepted)} failed and {'was' if len(accepted) == 1 else 'were'} accepted."
+    if warned:
+        verb = "stands" if warned == 1 else "stand"
+        return f"{so_far} and {numbers.plural(warned, 'warning')} {verb} below: what you serve is what you trained."
+    return f"Every one of {numbers.plural(len(checks), 'check')} passed: what you serve is what you trained."
+
+
+def _objections(certificate: Certificate, checks: int) -> list[str]:
+    objections = []
     if changed := certificate["changed_artifacts"]:
-        return f"Files changed after their stage wrote them: {'; '.join(changed)}."
-    if refused := [name for name in failed if name not in certificate["accepted"]]:
-        return f"{len(refused)} of {numbers.plural(len(checks), 'check')} failed: {numbers.listed(refused)}."
+        objections.append(f"Files changed after their stage wrote them: {'; '.join(changed)}.")
+    if failed := refused(certificate):
+        objections.append(f"{len(failed)} of {numbers.plural(checks, 'check')} failed: {numbers.listed(failed)}.")
     if missing := certificate["missing_stages"]:
         verb = "has" if len(missing) == 1 else "have"
-        return f"Not finished: {numbers.listed(missing)} {verb} not run. So far, {passed}."
-    if failed:
-        return f"{passed}; {numbers.listed(failed)} failed and {'was' if len(failed) == 1 else 'were'} accepted by name."
-    if warned:
-        return f"{passed} and {numbers.plural(warned, 'warning')} stands below: what you serve is what you trained."
-    return f"Every one of {numbers.plural(len(checks), 'check')} passed: what you serve is what you trained."
+        objections.append(f"{numbers.listed(missing).capitalize()} {verb} not finished.")
+    return objections
+
+
+def verdict_word(certificate: Certificate) -> tuple[str, str]:
+    """(class, word) of the badge: `pass`, `accepted`, `unfinished` or `fail`."""
+    if certificate["verdict"] == "pass":
+        return ("accepted", "passed, with failures accepted") if certificate["accepted"] else ("pass", "passed")
+    if refused(certificate) or certificate["changed_artifacts"]:
+        return "fail", "failed"
+    return "unfinished", "not finished"
 
 
 def view(contents: Contents) -> Item:
     certificate = contents.certificate
-    verdict = certificate["verdict"]
-    word = {"pass": "passed", "fail": "failed"}[verdict]
-    if verdict == "fail" and certificate["missing_stages"]:
-        word = "not finished"
+    verdict, word = verdict_word(certificate)
     return {
         "name": certificate["name"],
-        "verdict": "accepted" if verdict == "pass" and certificate["accepted"] else verdict,
-        "word": "passed, with failures accepted" if verdict == "pass" and certificate["accepted"] else word,
+        "verdict": verdict,
+        "word": word,
         "glyph": GLYPHS[verdict],
         "sentence": verdict_sentence(certificate),
         "figures": [figure for figure in _figures(contents) if figure["value"] != numbers.NONE],

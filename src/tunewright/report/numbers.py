@@ -67,8 +67,10 @@ def duration(seconds: float | None) -> str:
 
 
 def limit(text: str) -> str:
-    """`≥ 0.98` of `>= 0.98`."""
-    return text.replace(">=", "≥").replace("<=", "≤")
+    """`≥ 0.98` of `>= 0.98`, `= yes` of `= True`."""
+    sign, _, value = text.partition(" ")
+    words = {">=": "≥", "<=": "≤", "True": "yes", "False": "no"}
+    return f"{words.get(sign, sign)} {words.get(value, value)}".strip()
 
 
 def plural(number: int, one: str, many: str = "") -> str:

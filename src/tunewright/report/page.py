@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -63,8 +64,8 @@ def render_page(contents: Contents, written_at: str) -> Page:
         .render(
             head=head.view(contents),
             sections=built,
-            style=Markup(style),  # noqa: S704: our own file
-            script=Markup(script),  # noqa: S704: our own file
+            style=Markup(style),  # noqa: S704
+            script=Markup(script),  # noqa: S704
             policy=content_security_policy(style, script),
             version=__version__,
             written_at=written_at,
@@ -104,6 +105,7 @@ def _packaged(name: str) -> str:
     return (files("tunewright.report") / "template" / name).read_text(encoding="utf-8")
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("tunewright.report", "template"),
@@ -118,4 +120,4 @@ def _environment() -> Environment:
 
 def breakable(text: str) -> Markup:
     """Escaped text that may break after an underscore, a slash, or a dot before a letter."""
-    return Markup(re.sub(r"([_/]|\.(?=[A-Za-z]))", r"\1<wbr>", str(escape(text))))  # noqa: S704: escaped here
+    return Markup(re.sub(r"([_/]|\.(?=[A-Za-z]))", r"\1<wbr>", str(escape(text))))  # noqa: S704

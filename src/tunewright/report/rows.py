@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from tunewright.report import charts, numbers
 from tunewright.report.contents import Contents
-from tunewright.report.gates import EXAMPLES, evidence_row
+from tunewright.report.gates import EXAMPLES, evidence_row, failing_first
 
 FATES = ("kept", "repaired", "truncated", "rejected")
 LONGEST_SHOWN = 700
@@ -43,7 +43,7 @@ def ledger_view(contents: Contents) -> View:
         "lost_tokens": lost_tokens,
         "repairs": repairs.rows(),
         "rejections": rejections.rows(),
-        "checks": [evidence_row(item) for item in contents.json("data", "data/audit.json")["checks"]],
+        "checks": failing_first([evidence_row(item) for item in contents.json("data", "data/audit.json")["checks"]]),
     }
 
 
@@ -136,7 +136,10 @@ def lengths_view(contents: Contents) -> View:
             ("max_length", f"{numbers.count(limit)} (from the {lengths['max_length_from']})"),
             ("context of the base", numbers.count(lengths["context"])),
             ("rows longer than max_length", numbers.count(sum(length > limit for length in everything))),
-            ("learned tokens", f"{numbers.count(sum(lengths['supervised']))} of {numbers.count(sum(lengths['train']))}"),
+            (
+                "learned tokens",
+                f"{numbers.count(sum(lengths['supervised']))} of {numbers.count(sum(lengths['train']))}",
+            ),
             ("prefix that all rows share", numbers.plural(lengths["shared_prefix_tokens"], "token")),
         ],
     }

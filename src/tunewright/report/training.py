@@ -42,7 +42,11 @@ def _base_rows(contents: Contents, base: View, training: View) -> list[tuple[str
         ("base", base_name(contents), str(base["name"])),
         ("identity", str(base["identity"])[:16], f"SHA-256 over {numbers.plural(len(base['tensors']), 'tensor')}"),
         ("training rows", numbers.count(data.get("train_rows")), ", ".join(files)),
-        ("held-out rows", numbers.count(data.get("eval_rows")), ", ".join(held_out) or str(data.get("held_out_by", ""))),
+        (
+            "held-out rows",
+            numbers.count(data.get("eval_rows")),
+            ", ".join(held_out) or str(data.get("held_out_by", "")),
+        ),
         ("trained parameters", numbers.count(trainable), f"{numbers.percent(trainable / total)} of {total:,}"),
     ]
 
@@ -52,7 +56,10 @@ def _recipe_rows(recipe: View, keys: tuple[str, ...]) -> list[tuple[str, str, st
 
 
 def _recipe_value(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else numbers.figure(value)
+    """As one would write it into a recipe."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else numbers.figure(value)
 
 
 def _machine_rows(plan: View, training: View, facts: View) -> list[tuple[str, str, str]]:
@@ -92,7 +99,6 @@ def loss_view(contents: Contents) -> View:
                 Series("train, mean", charts.thinned(mean), "smooth"),
                 Series("held-out", measured, "held-out", dots=True),
             ],
-            height=260,
         ),
         "smoothed_over": 2 * reach + 1,
         "rate_chart": _small(steps, "learning_rate", "Learning rate"),
@@ -106,7 +112,7 @@ def loss_view(contents: Contents) -> View:
 def _small(steps: list[View], key: str, title: str) -> Any:
     points = charts.thinned(_points(steps, key))
     description = f"{title} over {numbers.plural(len(steps), 'step')}, from {_first(points)} to {_last(points)}."
-    return charts.curves(key, title, description, [Series(title.lower(), points, "smooth")], 110, from_zero=True)
+    return charts.curves(key, title, description, [Series(title.lower(), points, "smooth")], small=True)
 
 
 def _points(items: list[View], key: str) -> list[Point]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from tunewright.chat.conversation import Conversation
+from tunewright.chat.order import Schedule, learning_rate_factor, plan_schedule, split_by_length
 from tunewright.chat.rows import TokenRow, TokenRows
 from tunewright.engines.hf import HFEngine
 from tunewright.errors import TrainingError
@@ -21,7 +22,6 @@ from tunewright.events import Events
 from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import TrainingLog, resume_from_checkpoint, write_checkpoint
 from tunewright.train.layouts import Layout
-from tunewright.train.order import Schedule, learning_rate_factor, plan_schedule, split_by_length
 
 EVALUATIONS_PER_RUN = 4
 CHECKPOINTS_PER_RUN = 8

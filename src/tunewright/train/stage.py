@@ -54,7 +54,14 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     engine = HFEngine(model, open_supervisor(base.path, config.model), "trained model", batch_size=4)
     held_out = held_out_conversations(run)
     trainer = Trainer(
-        config, model, accelerator, layout, train, evaluation, Samples(held_out[: config.sample_prompts], engine), events
+        config,
+        model,
+        accelerator,
+        layout,
+        train,
+        evaluation,
+        Samples(held_out[: config.sample_prompts], engine),
+        events,
     )
     key = sha256_of_json(
         {
@@ -122,7 +129,9 @@ def choose_layout(
     if difference <= limit:
         detail = "Relative difference of the summed loss of two rows, shared prefix against padded, before training."
         return shared, [at_most("shared_prefix_is_exact", difference, limit, detail)]
-    events.warning(f"The shared prefix is not exact for this base (relative difference {difference:.1e}); rows are padded.")
+    events.warning(
+        f"The shared prefix is not exact for this base (relative difference {difference:.1e}); rows are padded."
+    )
     return padded, [fact("shared_prefix_switched_off", difference, "It did not give the padded layout's loss.")]
 
 

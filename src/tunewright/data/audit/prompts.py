@@ -32,14 +32,15 @@ def check_duplicate_rows(corpus: Corpus) -> Finding:
 
 def check_near_duplicate_prompts(corpus: Corpus) -> Finding:
     """Rows whose prompt is nearly, but not exactly, that of another."""
-    rows_of = _rows_by_group(corpus)
+    clusters: dict[int, dict[str, str]] = defaultdict(dict)
+    for row, group in zip(corpus.rows, corpus.prompts.groups, strict=True):
+        clusters[corpus.prompts.clusters[group]].setdefault(row.prompt, row.id)
     found = []
     for row, group in zip(corpus.rows, corpus.prompts.groups, strict=True):
-        alike = next((other for other in rows_of[group] if other.prompt != row.prompt), None)
-        near = next(corpus.prompts.matches(group), None) if alike is None else None
-        other = rows_of[near][0] if near is not None else alike
-        if other is not None:
-            found.append(Example(row.id, f"like {other.id}: {excerpt(row.prompt)}"))
+        alike = clusters[corpus.prompts.clusters[group]]
+        if len(alike) > 1:
+            other = next(id_ for prompt, id_ in alike.items() if prompt != row.prompt)
+            found.append(Example(row.id, f"like {other}: {excerpt(row.prompt)}"))
     return count_finding(
         "near_duplicate_prompts",
         found,
@@ -82,10 +83,12 @@ def check_leakage(corpus: Corpus) -> Finding:
     """Held-out rows whose prompt, or nearly so, is trained on."""
     rows_of = _rows_by_group(corpus)
     trained = {group: row for group, rows in rows_of.items() for row in reversed(rows) if row.split == "train"}
+    clusters = corpus.prompts.clusters
+    trained_clusters = {clusters[group] for group in trained}
     found = []
     exact = 0
     for row, group in zip(corpus.rows, corpus.prompts.groups, strict=True):
-        if row.split != "eval":
+        if row.split != "eval" or clusters[group] not in trained_clusters:
             continue
         match = group if group in trained else next(corpus.prompts.matches(group, trained.__contains__), None)
         if match is not None:

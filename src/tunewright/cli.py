@@ -1,0 +1,357 @@
+"""The command line: parse, wire, print. The only place that turns an error into an exit code.
+
+Everything that takes time to import is imported inside the command that needs it, so that `--help` answers at once.
+"""
+
+import errno
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError
+
+if TYPE_CHECKING:
+    from tunewright.artifacts import RunDirectory
+    from tunewright.recipe import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Fine-tune a language model on your own data, and ship it knowing that what you serve is what you trained.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 a gate failed, 4 the environment lacks something, 130 interrupted.",
+)
+
+Target = Annotated[str, typer.Argument(help="A recipe (.yaml), a data file (.jsonl, .json, .csv), or a run directory.")]
+RunTarget = Annotated[Path, typer.Argument(help="A run directory, such as runs/support_triage.")]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="Base model: embedded:…, a directory, or a hub id.")]
+Override = Annotated[list[str] | None, typer.Option("-o", help="Override a recipe key: -o lora_r=32. Repeatable.")]
+RunDir = Annotated[Path | None, typer.Option(help="Where the run is kept; default: runs/NAME.")]
+Accept = Annotated[list[str] | None, typer.Option(help="Go on although this evidence fails; the certificate says so.")]
+OnBadRow = Annotated[
+    str | None, typer.Option(help="stop (default) or reject: what to do with rows that cannot be read.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Again = Annotated[bool, typer.Option("--again", help="Do the stage again even if it is done.")]
+
+
+class _State:
+    """What the error handler has to know of the command that ran."""
+
+    as_json = False
+
+
+@app.command()
+def run(
+    target: Annotated[str | None, typer.Argument(help="A recipe (.yaml), a data file, or a run directory.")] = None,
+    model: Model = None,
+    override: Override = None,
+    run_dir: RunDir = None,
+    until: Annotated[str, typer.Option(help="Stop after this stage.")] = "report",
+    accept: Accept = None,
+    on_bad_row: OnBadRow = None,
+    as_json: AsJson = False,
+    keys: Annotated[bool, typer.Option("--keys", help="List all recipe keys and leave.")] = False,
+) -> None:
+    """Do the whole job: data, render, plan, train, merge, export, verify, evaluate, report.
+
+    The same command goes on where an earlier one stopped. Example: tunewright run rows.jsonl --model Qwen/Qwen3-1.7B
+    """
+    if keys:
+        print_keys()
+        return
+    if target is None:
+        raise UsageError(
+            "tunewright run", "nothing to run was named", expected="a recipe, a data file or a run directory"
+        )
+    run_until(until, target, model, override, run_dir, accept, on_bad_row, as_json)
+
+
+def stage_command(stage: str, summary: str) -> None:
+    """Add the command that does one stage, and before it those that it needs and that are not done."""
+
+    def command(
+        target: Target,
+        model: Model = None,
+        override: Override = None,
+        run_dir: RunDir = None,
+        accept: Accept = None,
+        on_bad_row: OnBadRow = None,
+        again: Again = False,
+        as_json: AsJson = False,
+    ) -> None:
+        run_until(stage, target, model, override, run_dir, accept, on_bad_row, as_json, again)
+
+    name = "check" if stage == "data" else stage
+    app.command(name, help=f"{summary} Stages that it needs and that are not done yet are done first.")(command)
+
+
+stage_command("data", "Read the rows, account for every one of them in the ledger, and audit them.")
+stage_command("render", "Turn the rows into token ids with proven masks.")
+stage_command("plan", "Say how the run will go: layout, steps, memory against what is free, time.")
+stage_command("train", "Train the adapter and record the canaries.")
+stage_command("report", "Write certificate.json and report.html.")
+
+
+@app.command()
+def merge(
+    target: Annotated[Path | None, typer.Argument(help="A run directory; or name --base, --adapter and --out.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model that the adapter was trained on, unquantized.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Directory with a peft adapter.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory to write the merged checkpoint into.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, bfloat16 or float16.")] = "auto",
+    again: Again = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge an adapter into its unquantized base, tensor by tensor, and check every tensor.
+
+    Example: tunewright merge --base Qwen/Qwen3-1.7B --adapter my-adapter --out merged
+    """
+    if target is not None:
+        run_until("merge", str(target), as_json=as_json, again=again)
+        return
+    if base is None or adapter is None or out is None:
+        raise UsageError("tunewright merge", "a path is missing", expected="RUN, or --base, --adapter and --out")
+    from tunewright.paths import merge_paths
+
+    with listening(as_json) as listener:
+        report_evidence({"merge": merge_paths(base, adapter, out, dtype, listener)}, as_json)
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="A run directory, or a 16-bit checkpoint directory with --out.")],
+    out: Annotated[Path | None, typer.Option(help="GGUF file to write, for a checkpoint directory.")] = None,
+    gguf_format: Annotated[str, typer.Option("--format", help="q8_0, f16, bf16 or f32.")] = "q8_0",
+    override: Override = None,
+    again: Again = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert to GGUF with llama.cpp's own converter, and write the Modelfile and the model card.
+
+    Example: tunewright export merged --out model-q8_0.gguf
+    """
+    if out is None:
+        run_until("export", str(target), override=override, as_json=as_json, again=again)
+        return
+    from tunewright.paths import export_path
+
+    with listening(as_json) as listener:
+        report_evidence({"export": export_path(target, out, gguf_format, listener)}, as_json)
+
+
+@app.command()
+def verify(
+    target: Annotated[Path, typer.Argument(help="A finished run directory, or any 16-bit checkpoint directory.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check again that every artifact is what it claims to be, and that each says what the trained model said."""
+    from tunewright.paths import verify_checkpoint, verify_run
+
+    _State.as_json = as_json
+    with listening(as_json) as listener:
+        whole_run = (target / "manifests").is_dir()
+        evidence = verify_run(target, listener) if whole_run else verify_checkpoint(target)
+    report_evidence({"verify": evidence}, as_json)
+
+
+@app.command()
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="A run directory.")],
+    override: Override = None,
+    again: Again = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the held-out rows with the base, the merged model and each GGUF, and compare."""
+    run_until("evaluate", str(target), override=override, as_json=as_json, again=again)
+
+
+@app.command()
+def serve(
+    target: RunTarget,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8080,
+    gguf_format: Annotated[str | None, typer.Option("--format", help="Which GGUF; default: the first one.")] = None,
+) -> None:
+    """Serve the GGUF behind llama.cpp's OpenAI-compatible server on loopback, with the prompt that was trained.
+
+    Clients need the key that is printed; set TUNEWRIGHT_API_KEY to choose it.
+    """
+    import signal
+
+    from tunewright.artifacts import RunDirectory
+    from tunewright.serve import new_api_key, start, what_to_serve
+
+    api_key = os.environ.get("TUNEWRIGHT_API_KEY") or new_api_key()
+    served = what_to_serve(RunDirectory(target), gguf_format)
+    server = start(served, port, api_key)
+    typer.echo(f"{served.gguf_path} at {server.listening_address}/v1\nkey: {api_key}\nCtrl-C stops it.")
+    signal.sigwait({signal.SIGINT, signal.SIGTERM})
+
+
+@app.command()
+def chat(
+    target: RunTarget,
+    with_base: Annotated[bool, typer.Option("--with-base", help="Show the base's answer beside it.")] = False,
+    gguf_format: Annotated[str | None, typer.Option("--format", help="Which GGUF; default: the first one.")] = None,
+) -> None:
+    """Talk to the tuned model in the terminal. An empty line or Ctrl-D ends it; /new begins afresh."""
+    from tunewright.artifacts import RunDirectory
+    from tunewright.conversation_loop import talk
+
+    talk(RunDirectory(target), gguf_format, with_base)
+
+
+@app.command()
+def runs(
+    directory: Annotated[Path, typer.Argument(help="Directory that holds runs.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a directory: how far each came, and its verdict."""
+    from tunewright.paths import list_runs
+    from tunewright.terminal import print_json, print_runs
+
+    found = list_runs(directory)
+    print_json(found) if as_json else print_runs(found, directory)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do (GPU, memory, disk, llama.cpp, Ollama, converter) and what is missing."""
+    from tunewright.doctor import examine_machine
+
+    report_evidence({"doctor": examine_machine()}, as_json, failure_code=EnvironmentLackError.exit_code)
+
+
+def run_until(
+    stage: str,
+    target: str,
+    model: str | None = None,
+    override: list[str] | None = None,
+    run_dir: Path | None = None,
+    accept: list[str] | None = None,
+    on_bad_row: str | None = None,
+    as_json: bool = False,
+    again: bool = False,
+) -> None:
+    """Run the pipeline up to `stage` and print what came of it."""
+    from tunewright.pipeline import run_pipeline
+    from tunewright.recipe import parse_override
+    from tunewright.terminal import print_outcome
+
+    _State.as_json = as_json
+    overrides = dict(parse_override(text) for text in override or [])
+    given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
+    overrides |= {key: value for key, value in given.items() if value}
+    recipe, default_directory = find_recipe(target, overrides)
+    with run_directory(run_dir or default_directory, stage, target) as run:
+        if again:
+            run.manifest_path(stage).unlink(missing_ok=True)
+        with listening(as_json, run) as listener:
+            manifests = run_pipeline(recipe, run, listener, until=stage)
+        print_outcome(run, stage, manifests, as_json)
+
+
+def find_recipe(target: str, overrides: dict[str, Any]) -> "tuple[Recipe, Path]":
+    """The recipe that a target means, and the directory that its run is kept in by default."""
+    from tunewright.recipe import build_recipe, default_name, read_recipe
+
+    path = Path(target).expanduser()
+    if path.is_dir() and (path / "recipe.yaml").is_file() and (path / "manifests").is_dir():
+        return read_recipe(path / "recipe.yaml", overrides), path
+    if path.suffix in {".yaml", ".yml"}:
+        recipe = read_recipe(path, overrides)
+    elif path.exists():
+        data = {"name": default_name(path), "data": [str(path.resolve())], **overrides}
+        recipe = build_recipe(data, target)
+    else:
+        raise UsageError(target, "there is no such file or directory", mend="Check the path.")
+    return recipe, Path("runs") / recipe.name
+
+
+@contextmanager
+def run_directory(path: Path, stage: str, target: str) -> "Iterator[RunDirectory]":
+    """The run directory, held for this process; a scratch one for a look at plain data that should leave nothing."""
+    from tunewright.artifacts import RunDirectory
+
+    looks_only = stage in {"data", "render", "plan"} and not Path(target).is_dir() and not path.exists()
+    if looks_only:
+        with tempfile.TemporaryDirectory(prefix="tunewright-") as scratch:
+            yield RunDirectory(Path(scratch))
+        return
+    run = RunDirectory(path)
+    with run.locked():
+        yield run
+
+
+@contextmanager
+def listening(as_json: bool, run: "RunDirectory | None" = None) -> Iterator[Any]:
+    """Events that are shown in the terminal, and kept in the run if there is one."""
+    from tunewright.events import Events
+    from tunewright.terminal import Terminal
+
+    _State.as_json = as_json
+    terminal = Terminal()
+    try:
+        yield Events(run.events_path if run else None, (terminal,))
+    finally:
+        terminal.close()
+
+
+def report_evidence(evidence: dict[str, Any], as_json: bool, failure_code: int = 3) -> None:
+    """Print evidence by stage; leave with `failure_code` if any failed."""
+    from tunewright.terminal import print_evidence, print_json
+
+    if as_json:
+        print_json({stage: [item.as_json() for item in items] for stage, items in evidence.items()})
+    else:
+        print_evidence(evidence)
+    if any(item.verdict == "fail" for items in evidence.values() for item in items):
+        raise typer.Exit(failure_code)
+
+
+def print_keys() -> None:
+    from tunewright.recipe import Recipe
+
+    for name, field in Recipe.model_fields.items():
+        default = "" if field.is_required() else f" = {field.get_default(call_default_factory=True)!r}"
+        typer.echo(f"{name}{default}" + (f"\n    {field.description}" if field.description else ""))
+
+
+def main() -> None:
+    """Run a command; every error that a user can meet becomes one message and its exit code."""
+    try:
+        app(standalone_mode=True)
+    except TunewrightError as error:
+        fail(error)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
+    except OSError as error:
+        fail(environment_error(error))
+    except Exception as error:
+        if "No space left on device" not in str(error):
+            raise
+        fail(EnvironmentLackError("disk", "no space is left", mend="Free some and run the same command again."))
+
+
+def environment_error(error: OSError) -> TunewrightError:
+    where = str(error.filename or "disk")
+    if error.errno == errno.ENOSPC:
+        return EnvironmentLackError(where, "no space is left", mend="Free some and run the same command again.")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return EnvironmentLackError(where, "it may not be read or written", mend="Check the permissions.")
+    return EnvironmentLackError(where, f"the system answered {error.strerror or error}")
+
+
+def fail(error: TunewrightError) -> None:
+    from tunewright.terminal import print_error
+
+    print_error(error, _State.as_json)
+    sys.exit(error.exit_code)

@@ -1,0 +1,132 @@
+"""Single stages on plain paths, and what can be said of finished runs: what the command line calls beside the pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+from tunewright.artifacts import RunDirectory, publish_directory, read_json
+from tunewright.certificate import check_certificate
+from tunewright.errors import ArtifactError, TunewrightError, UsageError
+from tunewright.events import Events
+from tunewright.evidence import Evidence, equal, fact, failed
+from tunewright.pipeline import STAGE_NAMES
+from tunewright.recipe import ModelKeys, VerifyKeys, read_recipe
+
+
+def merge_paths(base_name: str, adapter: Path, out: Path, dtype: str, events: Events) -> list[Evidence]:
+    """Merge `adapter` into the base and write the checkpoint to `out`, whole or not at all."""
+    from tunewright.merge.stage import HALF_DTYPES, merge
+    from tunewright.models.base import find_base
+    from tunewright.models.merge_check import check_merged
+
+    if dtype not in {"auto", *HALF_DTYPES}:
+        raise UsageError("--dtype", f"found {dtype!r}", expected=" | ".join(["auto", *HALF_DTYPES]))
+    if out.exists():
+        raise UsageError(str(out), "it exists already", mend="Name a directory that does not exist yet.")
+    if not (adapter / "adapter_config.json").is_file():
+        raise UsageError(str(adapter), "there is no adapter_config.json in it", expected="a peft adapter's directory")
+    base = find_base(ModelKeys(model=base_name), events)
+    with RunDirectory(out.parent).staging(f"merge-{out.name}") as staging:
+        merge(base, adapter, staging / "merged", dtype, events)
+        evidence = check_merged(base.path, adapter, staging / "merged", events)
+        if all(item.verdict != "fail" for item in evidence):
+            publish_directory(staging / "merged", out)
+    return evidence
+
+
+def export_path(model_directory: Path, out: Path, gguf_format: str, events: Events) -> list[Evidence]:
+    """Convert a 16-bit checkpoint directory to the GGUF file `out` and check it."""
+    from tunewright.export.converter import convert_to_gguf, validate_formats
+    from tunewright.models.base import load_tokenizer, stop_token_ids
+    from tunewright.models.gguf_file import check_gguf
+
+    validate_formats([gguf_format])
+    if not (model_directory / "config.json").is_file():
+        raise UsageError(str(model_directory), "there is no config.json in it", expected="a checkpoint directory")
+    convert_to_gguf(model_directory, out, gguf_format, events)
+    tokenizer = load_tokenizer(model_directory)
+    return check_gguf(
+        out,
+        chat_template=str(tokenizer.chat_template or ""),
+        stop_ids=stop_token_ids(model_directory, tokenizer),
+        merged_directory=model_directory,
+    )
+
+
+def verify_run(path: Path, events: Events) -> list[Evidence]:
+    """Every check of the verify stage again, then each artifact against its hash, then the certificate."""
+    from tunewright.verify.stage import verify
+
+    run = RunDirectory(path)
+    run.require_manifest("export")
+    recipe = read_recipe(run / "recipe.yaml", {})
+    events.stage = "verify"
+    evidence, _ = verify(recipe.section(VerifyKeys), run, events)
+    evidence += check_manifests(run)
+    if (run / "certificate.json").exists() or run.manifest_path("report").exists():
+        evidence += check_certificate(run)
+    return evidence
+
+
+def check_manifests(run: RunDirectory) -> list[Evidence]:
+    """That every file of every stage is still what the stage wrote."""
+    evidence = []
+    for stage in STAGE_NAMES:
+        try:
+            manifest = run.manifest(stage)
+        except ArtifactError as error:
+            evidence.append(failed(f"{stage}_files_unchanged", False, "= True", str(error)))
+            continue
+        if manifest is not None:
+            differences = run.differences(manifest)
+            detail = (
+                "; ".join(differences) or f"{len(manifest.files)} files have the size and SHA-256 that were written."
+            )
+            evidence.append(equal(f"{stage}_files_unchanged", not differences, True, detail))
+    return evidence
+
+
+def verify_checkpoint(directory: Path) -> list[Evidence]:
+    """Whether a directory is a 16-bit checkpoint that transformers, vLLM and llama.cpp's converter take."""
+    import torch
+
+    from tunewright.models.base import generation_stop_ids, load_tokenizer
+    from tunewright.models.merge_check import check_config
+    from tunewright.models.tensors import CheckpointTensors
+
+    if not (directory / "config.json").is_file():
+        raise UsageError(
+            str(directory), "neither a run directory nor a checkpoint", expected="manifests/ or config.json"
+        )
+    tokenizer = load_tokenizer(directory)
+    with CheckpointTensors(directory) as tensors:
+        dtypes = {name: tensors[name].dtype for name in tensors}
+        not_finite = [name for name in tensors if not bool(torch.isfinite(tensors[name].float()).all())]
+    wide = [name for name, dtype in dtypes.items() if dtype not in {torch.bfloat16, torch.float16}]
+    left_over = [name for name in dtypes if "lora_" in name or name.endswith((".SCB", ".absmax", ".quant_state"))]
+    return [
+        fact("tensors", len(dtypes)),
+        *check_config(directory),
+        equal("tensors_not_16_bit", len(wide), 0, ", ".join(wide[:3])),
+        equal("tensors_not_finite", len(not_finite), 0, ", ".join(not_finite[:3])),
+        equal("tensors_left_over", len(left_over), 0, ", ".join(left_over[:3])),
+        equal("chat_template_present", bool(tokenizer.chat_template), True),
+        equal(
+            "stop_tokens_present", bool(generation_stop_ids(directory)), True, "eos_token_id in generation_config.json."
+        ),
+    ]
+
+
+def list_runs(directory: Path) -> list[dict[str, Any]]:
+    """What is known of each run below `directory`, by name; a run that cannot be read says why."""
+    if not directory.is_dir():
+        raise UsageError(str(directory), "there is no such directory", expected="a directory that holds runs")
+    return [describe_run(RunDirectory(path.parent)) for path in sorted(directory.glob("*/recipe.yaml"))]
+
+
+def describe_run(run: RunDirectory) -> dict[str, Any]:
+    done = [stage for stage in STAGE_NAMES if run.manifest_path(stage).exists()]
+    try:
+        verdict = read_json(run / "certificate.json")["verdict"] if "report" in done else "unfinished"
+    except (TunewrightError, KeyError):
+        verdict = "damaged"
+    return {"name": run.path.name, "path": str(run.path), "last_stage": done[-1] if done else None, "verdict": verdict}

@@ -1,0 +1,102 @@
+"""The files of a run: is each one what it claims to be? Every failure names its cause."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tunewright.artifacts import RunDirectory, read_json
+from tunewright.errors import TunewrightError
+from tunewright.events import Events
+from tunewright.evidence import Evidence, equal, failed
+from tunewright.models.base import Base, generation_stop_ids, load_tokenizer
+from tunewright.models.gguf_file import check_gguf, first_difference
+from tunewright.models.merge_check import check_base, check_merged
+from tunewright.models.tensors import tensor_hashes
+
+TOKENIZER_TEXTS = (
+    "In 2024, 12345 + 67 = 12412.",
+    "Größe, Äpfel, Straße: 3,50 €",
+    "emoji 😀👩‍👩‍👧 and ‮ marks",
+    "def f(x):\n\treturn x  # tabs\n\n    spaces",
+    '{"intent": "refund", "urgency": null}',
+    "中文 العربية עברית ไทย",
+    "  leading and trailing  ",
+)
+
+
+def check_files(run: RunDirectory, base: Base, events: Events) -> list[Evidence]:
+    """Evidence on the base, the adapter, the merged checkpoint and each GGUF file, in that order."""
+    template = read_json(run / "tokens" / "template.json")
+    stop_ids = frozenset(template["stop_ids"])
+    recorded = read_json(run / "adapter" / "base.json")
+    merged = run / "merged"
+    evidence = [
+        *attempt("base_unchanged", lambda: [check_base(recorded, base.files, tensor_hashes(base.path))]),
+        *attempt("adapter_unchanged", lambda: [check_adapter(run)]),
+        *attempt("merge_exact", lambda: check_merged(base.path, run / "adapter", merged, events)),
+        *attempt("tokenizer_same", lambda: check_tokenizer(base.path, merged, template["chat_template"], stop_ids)),
+    ]
+    for path in sorted((run / "export").glob("*.gguf")):
+        label = path.stem.removeprefix("model-")
+        for item in attempt(
+            "gguf_complete",
+            lambda path=path: check_gguf(  # type: ignore[misc]
+                path, chat_template=template["chat_template"], stop_ids=stop_ids, merged_directory=merged
+            ),
+        ):
+            evidence.append(Evidence(f"{item.name}_{label}", item.value, item.limit, item.verdict, item.detail))
+    evidence += attempt("modelfile_same", lambda: [check_unchanged(run, "export", "export/Modelfile")])
+    return evidence
+
+
+def attempt(name: str, check: Callable[[], list[Evidence]]) -> list[Evidence]:
+    """The evidence of a check; what it could not even read is a failure under `name`."""
+    try:
+        return check()
+    except TunewrightError as error:
+        return [failed(name, False, "= True", str(error))]
+
+
+def check_adapter(run: RunDirectory) -> Evidence:
+    """That the adapter is the one that this run trained and recorded its canaries with."""
+    manifest = run.require_manifest("train")
+    differences = [text for text in run.differences(manifest) if "adapter_" in text]
+    detail = "The adapter is the one that this run trained, byte by byte."
+    if differences:
+        detail = f"This is not the adapter that this run trained: {'; '.join(differences)}."
+    return equal("adapter_unchanged", not differences, True, detail)
+
+
+def check_unchanged(run: RunDirectory, stage: str, name: str) -> Evidence:
+    """That one file is still what its stage wrote, if it wrote one."""
+    manifest = run.require_manifest(stage)
+    differences = [text for text in run.differences(manifest) if text.startswith(f"{name} ")]
+    detail = "; ".join(differences) or f"{name} is what was written."
+    return equal(f"{Path(name).name.lower()}_same", not differences, True, detail)
+
+
+def check_tokenizer(base: Path, merged: Path, chat_template: str, stop_ids: frozenset[int]) -> list[Evidence]:
+    """That the merged checkpoint has the base's tokenizer, the trained template, and every stop token."""
+    ours, theirs = load_tokenizer(base), load_tokenizer(merged)
+    differing = [text for text in TOKENIZER_TEXTS if ours.encode(text) != theirs.encode(text)]
+    size = len(ours) - len(theirs)
+    detail = f"{len(TOKENIZER_TEXTS)} texts give the same ids in merged/ as in the base."
+    if differing or size:
+        detail = (
+            f"merged/ has the tokenizer of another model: {len(theirs)} tokens against {len(ours)} of the base; "
+            f"{len(differing)} of {len(TOKENIZER_TEXTS)} texts give other ids."
+        )
+    template = str(theirs.chat_template or "")
+    missing = stop_ids - generation_stop_ids(merged)
+    names = ours.convert_ids_to_tokens(sorted(missing))
+    stop_detail = f"merged/generation_config.json lacks the stop token {', '.join(names)}." if missing else ""
+    return [
+        equal("merged_tokenizer_same", not (differing or size), True, detail),
+        equal("merged_chat_template_same", template == chat_template, True, template_detail(template, chat_template)),
+        equal("merged_stop_tokens_missing", len(missing), 0, stop_detail),
+    ]
+
+
+def template_detail(found: str, trained: str) -> str:
+    if found == trained:
+        return "The chat template is the trained one."
+    return f"The chat template is not the trained one: {first_difference(found, trained)}"

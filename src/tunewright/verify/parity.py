@@ -1,0 +1,153 @@
+"""Parity: the canaries, answered by each artifact in its engine."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from tunewright.artifacts import RunDirectory, read_json
+from tunewright.chat.degenerate import is_degenerate
+from tunewright.engines.canaries import Canary, Parity, canary_from_json, compare_with_canaries
+from tunewright.engines.hf import HFEngine, open_hf_engine, open_supervisor
+from tunewright.engines.interface import Engine
+from tunewright.engines.llama_cpp import LlamaCppEngine
+from tunewright.events import Events
+from tunewright.evidence import Evidence, at_least, at_most, fact, failed
+from tunewright.models.adapter import Adapter
+from tunewright.models.base import Base, compute_device, load_model
+from tunewright.models.tensors import CheckpointTensors
+from tunewright.recipe import VerifyKeys
+
+Limits = dict[str, float]
+
+
+def compare_artifacts(config: VerifyKeys, run: RunDirectory, base: Base, events: Events) -> dict[str, Any]:
+    """Each artifact against the recorded canaries; the content of `verify.json`."""
+    recorded = read_json(run / "adapter" / "canaries.json")
+    canaries = [canary_from_json(item) for item in recorded["canaries"]]
+    dtype = getattr(torch, recorded["dtype"])
+    candidates = candidate_engines(config, run, base, dtype, canaries)
+    progress = events.progress("engines", len(candidates))
+    entries, answers = [], {}
+    for label, (limits, open_engine) in candidates.items():
+        parity = compare_with(open_engine, canaries)
+        answers[parity.engine] = parity.answers
+        entries.append(describe(label, parity, canaries, limits))
+        progress.advance()
+    texts = [
+        {
+            "id": canary.id,
+            "prompt": canary.messages[-1].content,
+            "recorded": canary.answer,
+            "answers": {engine: found[canary.id] for engine, found in answers.items()},
+        }
+        for canary in canaries
+    ]
+    return {"engines": entries, "canaries": texts}
+
+
+def candidate_engines(
+    config: VerifyKeys, run: RunDirectory, base: Base, dtype: torch.dtype, canaries: list[Canary]
+) -> dict[str, tuple[Limits, Callable[[], Engine]]]:
+    """What is compared, by artifact: the limits, and how to open its engine. One is open at a time."""
+    exact = {"top1_agreement": 1.0, "mean_kl": config.adapter_kl_limit}
+    rounded = {"top1_agreement": config.merged_top1_limit, "mean_kl": config.merged_kl_limit}
+    gguf = {"top1_agreement": config.gguf_top1_limit, "mean_kl": config.gguf_kl_limit}
+    candidates: dict[str, tuple[Limits, Callable[[], Engine]]] = {
+        "adapter": (exact, lambda: open_adapter(base, run / "adapter", dtype)),
+    }
+    if float32_fits(base.path):
+        candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, run / "adapter"))
+    candidates["merged"] = (
+        rounded,
+        lambda: open_hf_engine(run / "merged", "merged, Hugging Face", dtype=dtype),
+    )
+    longest = max(len(canary.prompt_ids) + len(canary.answer_ids) for canary in canaries)
+    for path in sorted((run / "export").glob("*.gguf")):
+        label = path.stem.removeprefix("model-")
+        candidates[label] = (gguf, lambda path=path, label=label: open_gguf(path, label, longest))  # type: ignore[misc]
+    return candidates
+
+
+def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype) -> HFEngine:
+    """The base with the adapter beside it, as peft loads it from disk."""
+    from peft import PeftModel
+
+    device = compute_device()
+    model = PeftModel.from_pretrained(load_model(base.path, dtype, device), str(adapter_path)).eval()
+    return HFEngine(model, open_supervisor(base.path, base.name), "adapter, Hugging Face")
+
+
+def open_merged_in_float32(base: Base, adapter_path: Path) -> HFEngine:
+    """The base with the adapter merged in memory in float32, nothing rounded to 16 bits: the merge's arithmetic alone."""
+    model = load_model(base.path, torch.float32, compute_device())
+    parameters = dict(model.named_parameters())
+    with CheckpointTensors(base.path) as tensors, Adapter(adapter_path, tensors) as adapter, torch.no_grad():
+        for name in adapter.pairs:
+            parameters[name].copy_(adapter.merged(name, tensors[name]))
+    return HFEngine(model, open_supervisor(base.path, base.name), "merged in float32, Hugging Face")
+
+
+def open_gguf(path: Path, label: str, longest: int) -> LlamaCppEngine:
+    return LlamaCppEngine(path, f"{label}, llama.cpp", n_ctx=longest + 256)
+
+
+def float32_fits(base_path: Path) -> bool:
+    """Whether the base in float32 takes less than two thirds of the free memory."""
+    stored = sum(path.stat().st_size for path in base_path.glob("*.safetensors"))
+    return 2 * stored < psutil.virtual_memory().available * 2 / 3
+
+
+def compare_with(open_engine: Callable[[], Engine], canaries: list[Canary]) -> Parity:
+    engine = open_engine()
+    try:
+        return compare_with_canaries(engine, canaries)
+    finally:
+        engine.close()
+
+
+def describe(label: str, parity: Parity, canaries: list[Canary], limits: Limits) -> dict[str, Any]:
+    reasons = {name: reason for name, text in parity.answers.items() if (reason := is_degenerate(text))}
+    recorded = {canary.id for canary in canaries if is_degenerate(canary.answer)}
+    return {
+        "engine": parity.engine,
+        "artifact": label,
+        "prompt_ids_equal": parity.prompt_ids_equal,
+        "top1_agreement": parity.top1_agreement,
+        "mean_kl": parity.mean_kl,
+        "greedy_agreement": parity.greedy_agreement,
+        "degenerate_answers": len(reasons),
+        "degenerate_reasons": reasons,
+        "degenerate_recorded": len(recorded),
+        "limits": limits,
+    }
+
+
+def check_parity(results: dict[str, Any]) -> list[Evidence]:
+    """Each engine's figures against their limits."""
+    evidence = []
+    for entry in results["engines"]:
+        label, engine, limits = entry["artifact"], entry["engine"], entry["limits"]
+        detail = f"{engine} against what the trained model said."
+        evidence += [
+            at_least(f"{label}_prompt_ids_equal", entry["prompt_ids_equal"], 1.0, f"{engine}: share of equal prompts."),
+            at_least(f"{label}_top1_agreement", entry["top1_agreement"], limits["top1_agreement"], detail),
+            at_most(f"{label}_mean_kl", entry["mean_kl"], limits["mean_kl"], f"{detail} In nats."),
+            fact(f"{label}_greedy_agreement", entry["greedy_agreement"], "Share of the answer before it departs."),
+            degenerate_evidence(label, entry),
+        ]
+    return evidence
+
+
+def degenerate_evidence(label: str, entry: dict[str, Any]) -> Evidence:
+    """A failure if the engine's answers run in loops or break up where the trained model's own did not."""
+    count, recorded = entry["degenerate_answers"], entry["degenerate_recorded"]
+    name, limit = f"{label}_degenerate_answers", f"<= {recorded}"
+    if count <= recorded:
+        return Evidence(
+            name, count, limit, "pass", "No loops, repeated words or broken characters beyond the recorded."
+        )
+    canary, reason = next(iter(entry["degenerate_reasons"].items()))
+    return failed(name, count, limit, f"{entry['engine']} on {canary}: {reason}.")

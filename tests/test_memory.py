@@ -1,0 +1,183 @@
+import resource
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, PretrainedConfig, masking_utils
+
+from tunewright.errors import UsageError
+from tunewright.plan.memory import MemoryPrediction, StepShape, predict_peak_bytes
+
+HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, VOCAB, RANK = 64, 128, 4, 4, 2, 512, 8
+KV = HIDDEN // HEADS * KV_HEADS
+LINEAR_SHAPES = [
+    *((HIDDEN, HIDDEN), (HIDDEN, KV), (HIDDEN, KV), (HIDDEN, HIDDEN)),
+    *((HIDDEN, INTERMEDIATE), (HIDDEN, INTERMEDIATE), (INTERMEDIATE, HIDDEN)),
+]
+WEIGHTS = VOCAB * HIDDEN + LAYERS * (sum(i * o for i, o in LINEAR_SHAPES) + 2 * HIDDEN) + HIDDEN
+ADAPTER = LAYERS * sum(RANK * (i + o) for i, o in LINEAR_SHAPES)
+SHAPE = StepShape(rows=2, tokens=128, supervised_tokens=32, attention_mask=False)
+
+
+def small_llama(**changes: Any) -> PretrainedConfig:
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "tie_word_embeddings": True,
+    }
+    return LlamaConfig(**{**sizes, **changes})
+
+
+def predict(shape: StepShape = SHAPE, config: PretrainedConfig | None = None, **changes: Any) -> MemoryPrediction:
+    arguments: dict[str, Any] = {
+        "lora_r": RANK,
+        "lora_target_modules": "all-linear",
+        "base_dtype": torch.float32,
+        "compute_dtype": torch.float32,
+        "shape": shape,
+        "gradient_checkpointing": False,
+    }
+    return predict_peak_bytes(config or small_llama(), **{**arguments, **changes})
+
+
+@pytest.fixture(scope="module")
+def prediction() -> MemoryPrediction:
+    return predict()
+
+
+def test_parts_sum_to_the_peak(prediction: MemoryPrediction) -> None:
+    assert sum(prediction.breakdown.values()) == prediction.peak_bytes
+    assert set(prediction.breakdown) == {"weights", "adapter", "gradients", "optimizer", "activations", "logits"}
+    assert min(prediction.breakdown.values()) >= 0
+
+
+def test_weights_are_every_parameter_once_though_embeddings_are_tied(prediction: MemoryPrediction) -> None:
+    assert prediction.breakdown["weights"] == WEIGHTS * 4
+
+
+def test_untied_embeddings_count_twice() -> None:
+    untied = predict(config=small_llama(tie_word_embeddings=False))
+    assert untied.breakdown["weights"] == (WEIGHTS + VOCAB * HIDDEN) * 4
+
+
+def test_bfloat16_weights_take_half_and_leave_the_adapter_in_float32() -> None:
+    half = predict(base_dtype=torch.bfloat16, compute_dtype=torch.bfloat16)
+    assert half.breakdown["weights"] == WEIGHTS * 2
+    assert half.breakdown["adapter"] == ADAPTER * 4
+
+
+def test_adapter_and_optimizer_are_exact(prediction: MemoryPrediction) -> None:
+    adapted = LAYERS * len(LINEAR_SHAPES) * 2
+    step_counts = adapted * 4
+    assert prediction.breakdown["adapter"] == ADAPTER * 4
+    assert prediction.breakdown["optimizer"] == 2 * ADAPTER * 4 + step_counts
+
+
+def test_adapter_follows_its_dtype_and_its_targets() -> None:
+    queries = predict(lora_target_modules=["q_proj"], adapter_dtype=torch.bfloat16)
+    assert queries.breakdown["adapter"] == LAYERS * RANK * 2 * HIDDEN * 2
+
+
+def test_the_peak_at_the_loss_holds_log_probabilities_and_two_gradients() -> None:
+    many = predict(replace(SHAPE, supervised_tokens=128), small_llama(vocab_size=8192))
+    assert many.breakdown["logits"] == 3 * 2 * 128 * 8192 * 4
+    assert many.breakdown["gradients"] == 0
+
+
+def test_gradients_are_whole_where_the_adapter_is_nearly_everything() -> None:
+    wide = predict(StepShape(1, 1, 1, attention_mask=False), lora_r=512)
+    assert wide.breakdown["gradients"] == wide.breakdown["adapter"] == ADAPTER // RANK * 512 * 4
+
+
+def test_more_rows_need_more_bytes(prediction: MemoryPrediction) -> None:
+    assert predict(replace(SHAPE, rows=4)).peak_bytes > prediction.peak_bytes
+
+
+def test_activations_grow_in_proportion_to_rows() -> None:
+    one, two, three = (predict(replace(SHAPE, rows=rows)).peak_bytes for rows in (2, 4, 6))
+    assert three - two == pytest.approx(two - one, rel=0.01)
+
+
+def test_checkpointing_needs_less(prediction: MemoryPrediction) -> None:
+    assert predict(gradient_checkpointing=True).peak_bytes < prediction.peak_bytes
+
+
+def test_a_row_without_a_mask_keeps_no_attention_scores() -> None:
+    short, long = (predict(StepShape(1, tokens, 1, attention_mask=False)).breakdown for tokens in (512, 1024))
+    assert long["activations"] == pytest.approx(2 * short["activations"], rel=0.02)
+
+
+def test_an_explicit_mask_costs_itself_once() -> None:
+    bare = predict(StepShape(1, 512, 1, attention_mask=False), small_llama(num_key_value_heads=HEADS))
+    masked = predict(StepShape(1, 512, 1, attention_mask=True), small_llama(num_key_value_heads=HEADS))
+    assert masked.peak_bytes - bare.peak_bytes == 512 * 512 * 4
+
+
+def test_autocast_keeps_a_cast_copy_of_the_frozen_weights(prediction: MemoryPrediction) -> None:
+    mixed = predict(StepShape(1, 8, 1, attention_mask=False), compute_dtype=torch.bfloat16)
+    plain = predict(StepShape(1, 8, 1, attention_mask=False))
+    linear_weights = LAYERS * sum(i * o for i, o in LINEAR_SHAPES)
+    assert mixed.breakdown["weights"] == plain.breakdown["weights"]
+    assert mixed.breakdown["activations"] - plain.breakdown["activations"] > linear_weights
+
+
+def test_cuda_can_be_planned_for_without_cuda() -> None:
+    planned = predict(base_dtype=torch.bfloat16, compute_dtype=torch.bfloat16, device="cuda")
+    assert planned.traced_device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert planned.breakdown["weights"] == WEIGHTS * 2
+
+
+def test_nothing_global_is_changed() -> None:
+    def state() -> list[Any]:
+        return [
+            torch.get_default_dtype(),
+            torch.get_default_device(),
+            torch.is_grad_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_autocast_dtype("cpu"),
+            torch.get_num_threads(),
+            torch.get_rng_state().tolist(),
+            masking_utils.find_packed_sequence_indices,
+            torch.ones(1).device,
+            torch._C._len_torch_dispatch_stack(),
+        ]
+
+    config = small_llama()
+    before, described = state(), config.to_dict()
+    predict(config=config, base_dtype=torch.bfloat16, compute_dtype=torch.float16, gradient_checkpointing=True)
+    assert state() == before
+    assert config.to_dict() == described
+
+
+def test_a_llama_of_eight_billion_takes_no_real_memory() -> None:
+    llama = small_llama(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        tie_word_embeddings=False,
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    large = predict(
+        replace(SHAPE, tokens=1024),
+        llama,
+        base_dtype=torch.bfloat16,
+        compute_dtype=torch.bfloat16,
+        lora_target_modules=["q_proj"],
+    )
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert large.breakdown["weights"] == 8_030_261_248 * 2
+    assert grown_kib < 500 * 1024
+
+
+@pytest.mark.parametrize(("rows", "tokens", "supervised"), [(0, 8, 1), (1, 8, 9), (1, 8, 0)])
+def test_an_impossible_shape_is_refused(rows: int, tokens: int, supervised: int) -> None:
+    with pytest.raises(UsageError, match="1 <= supervised_tokens <= tokens"):
+        StepShape(rows, tokens, supervised, attention_mask=False)
