@@ -33,7 +33,8 @@ def write_sample_run(path: Path, without: Collection[str] = (), failing: Collect
         evidence = [replace(item, verdict="fail") if item.name in failing else item for item in EVIDENCE[stage]]
         with run.staging(stage) as out:
             for name, content in _files(stage).items():
-                write_text(out / name, content) if isinstance(content, str) else write_json(out / name, content)
+                (out / name).parent.mkdir(parents=True, exist_ok=True)
+                (out / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
             run.publish(stage, out, sha256_of_json({"stage": stage}), evidence, FACTS[stage])
     return run
 
@@ -57,7 +58,11 @@ def _files(stage: str) -> dict[str, Any]:
             "tokens/ledger.jsonl": _lines(_ledger(with_tokens=True)),
             "tokens/lengths.json": _lengths(),
             "tokens/example_rows.json": _example_rows(),
-            "tokens/template.json": {"chat_template": "…", "special_tokens": ["<|im_start|>", "<|im_end|>"]},
+            "tokens/template.json": {
+                "chat_template": "…",
+                "special_tokens": {"bos_token": "<|im_start|>"},
+                "stop_tokens": ["<|im_end|>"],
+            },
         },
         "plan": {"plan.json": _plan()},
         "train": {
@@ -90,17 +95,15 @@ def _ledger(with_tokens: bool) -> list[dict[str, Any]]:
 
 def _ledger_line(row: int, with_tokens: bool) -> dict[str, Any]:
     line: dict[str, Any] = {
-        "row": row,
-        "file": "train.jsonl" if row < 272 else "eval.jsonl",
-        "line": row + 1 if row < 272 else row - 271,
+        "row": f"train.jsonl:{row + 1}" if row < 272 else f"eval.jsonl:{row - 271}",
         "fate": "kept",
         "repairs": [],
         "reason": None,
         "field": None,
     }
     if row in (17, 118, 201, 260):
-        empty = {"reason": "the target is empty", "field": "messages[2].content"}
-        line |= {"fate": "rejected", **(empty if row != 201 else {"reason": "no assistant turn"})}
+        empty = {"reason": "empty target: the assistant says nothing", "field": "messages[2].content"}
+        line |= {"fate": "rejected", **(empty if row != 201 else {"reason": "no assistant turn: nothing to learn"})}
     elif row % 25 == 3:
         renamed = row % 75 == 3
         line |= {
@@ -117,7 +120,7 @@ def _ledger_line(row: int, with_tokens: bool) -> dict[str, Any]:
 
 
 def _audit() -> dict[str, Any]:
-    examples = {"rarest_intent_share": ["train.jsonl:88 has intent spare_part"]}
+    examples = {"rarest_intent_share": [{"row": "train.jsonl:88", "excerpt": "spare_part"}]}
     checks = [{**item.as_json(), "examples": examples.get(item.name, [])} for item in EVIDENCE["data"][1:]]
     return {"rows": {"train": 270, "eval": 48}, "checks": checks}
 
@@ -264,7 +267,8 @@ def _results() -> dict[str, Any]:
         scores = {"base": base, "merged": merged, "q8_0": gguf}
         return {
             "name": name,
-            "kind": "text" if name.startswith("similarity") else "category",
+            "kind": "text" if name.startswith("f1") else "category",
+            "difference": {"value": merged - base, "low": merged - base - reach, "high": merged - base + reach},
             "scores": {system: _score(value, reach if 0 < value < 1 else 0.0) for system, value in scores.items()},
         }
 
@@ -289,7 +293,7 @@ def _results() -> dict[str, Any]:
             metric("exact:intent", 0.125, 0.667, 0.646),
             metric("exact:urgency", 0.208, 0.792, 0.792),
             metric("exact:product_area", 0.104, 0.75, 0.75),
-            metric("similarity:summary", 0.18, 0.61, 0.6, 0.06),
+            metric("f1:summary", 0.18, 0.61, 0.6, 0.06),
         ],
         "headline": "exact:intent",
         "answers": answers,

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, PretrainedConfig, masking_utils
 from tunewright.errors import UsageError
 from tunewright.plan.memory import MemoryPrediction, StepShape, predict_peak_bytes
 
-HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, VOCAB, RANK = 64, 128, 4, 4, 2, 512, 8
+HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, VOCAB, RANK = 64, 128, 2, 4, 2, 512, 8
 KV = HIDDEN // HEADS * KV_HEADS
 LINEAR_SHAPES = [
     *((HIDDEN, HIDDEN), (HIDDEN, KV), (HIDDEN, KV), (HIDDEN, HIDDEN)),
@@ -17,6 +17,7 @@ LINEAR_SHAPES = [
 ]
 WEIGHTS = VOCAB * HIDDEN + LAYERS * (sum(i * o for i, o in LINEAR_SHAPES) + 2 * HIDDEN) + HIDDEN
 ADAPTER = LAYERS * sum(RANK * (i + o) for i, o in LINEAR_SHAPES)
+QUERY_ADAPTER = LAYERS * RANK * 2 * HIDDEN
 SHAPE = StepShape(rows=2, tokens=128, supervised_tokens=32, attention_mask=False)
 
 
@@ -36,7 +37,7 @@ def small_llama(**changes: Any) -> PretrainedConfig:
 def predict(shape: StepShape = SHAPE, config: PretrainedConfig | None = None, **changes: Any) -> MemoryPrediction:
     arguments: dict[str, Any] = {
         "lora_r": RANK,
-        "lora_target_modules": "all-linear",
+        "lora_target_modules": ["q_proj"],
         "base_dtype": torch.float32,
         "compute_dtype": torch.float32,
         "shape": shape,
@@ -47,6 +48,11 @@ def predict(shape: StepShape = SHAPE, config: PretrainedConfig | None = None, **
 
 @pytest.fixture(scope="module")
 def prediction() -> MemoryPrediction:
+    return predict(lora_target_modules="all-linear")
+
+
+@pytest.fixture(scope="module")
+def queries_only() -> MemoryPrediction:
     return predict()
 
 
@@ -68,7 +74,7 @@ def test_untied_embeddings_count_twice() -> None:
 def test_bfloat16_weights_take_half_and_leave_the_adapter_in_float32() -> None:
     half = predict(base_dtype=torch.bfloat16, compute_dtype=torch.bfloat16)
     assert half.breakdown["weights"] == WEIGHTS * 2
-    assert half.breakdown["adapter"] == ADAPTER * 4
+    assert half.breakdown["adapter"] == QUERY_ADAPTER * 4
 
 
 def test_adapter_and_optimizer_are_exact(prediction: MemoryPrediction) -> None:
@@ -79,8 +85,8 @@ def test_adapter_and_optimizer_are_exact(prediction: MemoryPrediction) -> None:
 
 
 def test_adapter_follows_its_dtype_and_its_targets() -> None:
-    queries = predict(lora_target_modules=["q_proj"], adapter_dtype=torch.bfloat16)
-    assert queries.breakdown["adapter"] == LAYERS * RANK * 2 * HIDDEN * 2
+    queries = predict(adapter_dtype=torch.bfloat16)
+    assert queries.breakdown["adapter"] == QUERY_ADAPTER * 2
 
 
 def test_the_peak_at_the_loss_holds_log_probabilities_and_two_gradients() -> None:
@@ -91,20 +97,18 @@ def test_the_peak_at_the_loss_holds_log_probabilities_and_two_gradients() -> Non
 
 def test_gradients_are_whole_where_the_adapter_is_nearly_everything() -> None:
     wide = predict(StepShape(1, 1, 1, attention_mask=False), lora_r=512)
-    assert wide.breakdown["gradients"] == wide.breakdown["adapter"] == ADAPTER // RANK * 512 * 4
+    assert wide.breakdown["gradients"] == wide.breakdown["adapter"] == QUERY_ADAPTER // RANK * 512 * 4
 
 
-def test_more_rows_need_more_bytes(prediction: MemoryPrediction) -> None:
-    assert predict(replace(SHAPE, rows=4)).peak_bytes > prediction.peak_bytes
+def test_more_rows_need_more_bytes_in_proportion(queries_only: MemoryPrediction) -> None:
+    four = predict(replace(SHAPE, rows=4)).peak_bytes
+    six = predict(replace(SHAPE, rows=6)).peak_bytes
+    assert four > queries_only.peak_bytes
+    assert six - four == pytest.approx(four - queries_only.peak_bytes, rel=0.01)
 
 
-def test_activations_grow_in_proportion_to_rows() -> None:
-    one, two, three = (predict(replace(SHAPE, rows=rows)).peak_bytes for rows in (2, 4, 6))
-    assert three - two == pytest.approx(two - one, rel=0.01)
-
-
-def test_checkpointing_needs_less(prediction: MemoryPrediction) -> None:
-    assert predict(gradient_checkpointing=True).peak_bytes < prediction.peak_bytes
+def test_checkpointing_needs_less(queries_only: MemoryPrediction) -> None:
+    assert predict(gradient_checkpointing=True).peak_bytes < queries_only.peak_bytes
 
 
 def test_a_row_without_a_mask_keeps_no_attention_scores() -> None:
@@ -118,9 +122,9 @@ def test_an_explicit_mask_costs_itself_once() -> None:
     assert masked.peak_bytes - bare.peak_bytes == 512 * 512 * 4
 
 
-def test_autocast_keeps_a_cast_copy_of_the_frozen_weights(prediction: MemoryPrediction) -> None:
-    mixed = predict(StepShape(1, 8, 1, attention_mask=False), compute_dtype=torch.bfloat16)
-    plain = predict(StepShape(1, 8, 1, attention_mask=False))
+def test_autocast_keeps_a_cast_copy_of_the_frozen_weights() -> None:
+    short = StepShape(1, 8, 1, attention_mask=False)
+    mixed, plain = predict(short, compute_dtype=torch.bfloat16), predict(short)
     linear_weights = LAYERS * sum(i * o for i, o in LINEAR_SHAPES)
     assert mixed.breakdown["weights"] == plain.breakdown["weights"]
     assert mixed.breakdown["activations"] - plain.breakdown["activations"] > linear_weights
@@ -170,7 +174,6 @@ def test_a_llama_of_eight_billion_takes_no_real_memory() -> None:
         llama,
         base_dtype=torch.bfloat16,
         compute_dtype=torch.bfloat16,
-        lora_target_modules=["q_proj"],
     )
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert large.breakdown["weights"] == 8_030_261_248 * 2

@@ -255,8 +255,8 @@ def test_ledger_that_does_not_balance_says_so(tmp_path: Path) -> None:
 def test_repairs_and_rejections_are_counted_by_reason_with_first_examples(finished: str) -> None:
     text = plain(finished)
     assert "role `human` became `user`train.jsonl:4, messages[0]" in text
-    assert "the target is emptytrain.jsonl:18, messages[2].content" in text
-    assert "no assistant turntrain.jsonl:2021" in text
+    assert "empty targettrain.jsonl:18, messages[2].content: the assistant says nothing" in text
+    assert "no assistant turntrain.jsonl:202: nothing to learn1" in text
 
 
 def test_mask_marks_exactly_the_learned_text(finished: str) -> None:
@@ -274,7 +274,11 @@ def test_long_text_that_is_not_learned_is_shortened_and_says_by_how_much() -> No
     assert learned["text"] == "x" * 1000
 
 
-def test_special_tokens_are_found_in_a_list_and_in_a_mapping() -> None:
+def test_audit_check_shows_the_rows_it_found(finished: str) -> None:
+    assert '<summary>1 example</summary><span class="detail example">train.jsonl:88: spare_part</span>' in finished
+
+
+def test_special_tokens_are_found_in_lists_and_in_mappings() -> None:
     assert rows.special_tokens(["<s>", "</s>", ""]) == ["</s>", "<s>"]
     assert rows.special_tokens({"bos": "<s>", "more": ["<x>", "<s>"], "pad": None}) == ["<s>", "<x>"]
     assert rows.special_tokens(None) == []
@@ -290,6 +294,26 @@ def test_parity_is_judged_by_the_limits_that_were_recorded(tmp_path: Path) -> No
     table = html.split('<table class="parity">')[1].split("</table>")[0]
     assert re.findall(r'<tr class="(\w+)">', table) == ["pass", "pass", "fail", "fail"]
     assert table.count('class="n broken"') == 2
+
+
+def test_parity_says_why_no_engine_was_asked(tmp_path: Path) -> None:
+    run = write_sample_run(tmp_path / "run")
+    write_json(run / "verify.json", {"engines": [], "canaries": []})
+    assert "No engine was asked: one of the artifacts is not what it claims to be." in plain(report(run)[0])
+
+
+def test_evaluation_without_rows_says_so(tmp_path: Path) -> None:
+    run = write_sample_run(tmp_path / "run")
+    empty: dict[str, Any] = {"rows": 0, "kind": "text", "metrics": [], "headline": "", "answers": []}
+    write_json(run / "evaluate/results.json", empty)
+    html, evidence, _ = report(run)
+    assert "Nothing was measured on held-out rows." in html
+    assert evidence["report_sections_unreadable"].verdict == "pass"
+
+
+def test_gain_over_the_base_stands_beside_the_figures(finished: str) -> None:
+    row = plain(finished).replace(numbers.NARROW_SPACE, " ").split("intent, exact")[-1]
+    assert row.strip().startswith("12.5 %1 to 2466.7 %55 to 7964.6 %53 to 77+54.242 to 66")
 
 
 def test_canaries_with_another_text_are_pointed_out(finished: str) -> None:

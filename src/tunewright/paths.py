@@ -1,4 +1,4 @@
-"""Single stages on plain paths, and what can be said of finished runs: what the command line calls beside the pipeline."""
+"""Single stages on plain paths, and what can be said of finished runs."""
 
 from pathlib import Path
 from typing import Any

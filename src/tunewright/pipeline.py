@@ -47,12 +47,14 @@ class Stage:
         name: also the name of its package.
         keys: the section of the recipe that it sees.
         needs: the stages whose artifacts it reads.
+        reads_manifests: whether it reads their evidence and durations too, not their files alone.
         version: raised when the stage would write something else from the same inputs.
     """
 
     name: str
     keys: type[Section]
     needs: tuple[str, ...] = ()
+    reads_manifests: bool = False
     version: int = 1
 
     @property
@@ -60,6 +62,7 @@ class Stage:
         return importlib.import_module(f"tunewright.{self.name}.stage")  # type: ignore[return-value]
 
 
+BEFORE_REPORT = ("data", "render", "plan", "train", "merge", "export", "verify", "evaluate")
 STAGES = (
     Stage("data", DataKeys),
     Stage("render", RenderKeys, needs=("data",)),
@@ -69,7 +72,7 @@ STAGES = (
     Stage("export", ExportKeys, needs=("render", "merge")),
     Stage("verify", VerifyKeys, needs=("render", "train", "merge", "export")),
     Stage("evaluate", EvaluateKeys, needs=("data", "render", "merge", "export")),
-    Stage("report", ReportKeys, needs=("data", "render", "plan", "train", "merge", "export", "verify", "evaluate")),
+    Stage("report", ReportKeys, needs=BEFORE_REPORT, reads_manifests=True),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 
@@ -126,7 +129,10 @@ def fingerprint_of(stage: Stage, config: Section, done: dict[str, Manifest]) -> 
             "version": stage.version,
             "config": config.model_dump(mode="json"),
             "inputs": stage.module.inputs(config),
-            "needs": {name: done[name].digest for name in stage.needs},
+            "needs": {
+                name: sha256_of_json(asdict(done[name])) if stage.reads_manifests else done[name].digest
+                for name in stage.needs
+            },
         }
     )
 

@@ -45,7 +45,7 @@ class Terminal:
             self._bar = None
 
     def _print(self, text: str) -> None:
-        (self._bar.console if self._bar else self.console).print(text)
+        (self._bar.console if self._bar else self.console).print(text, soft_wrap=True)
 
     def _show_stage_started(self, event: Event) -> None:
         self._print(f"[bold]{event['stage']}[/bold]")

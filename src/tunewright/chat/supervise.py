@@ -83,27 +83,23 @@ class Supervisor:
         ]
         if not learned:
             raise RenderError(conversation.id, "no assistant's turn is to be learned", mend="Leave the row out.")
-        text = self.template.render(conversation.messages)
-        prompts = [self.template.render(conversation.messages[:index], True) for index in learned]
-        if all(text.startswith(prompt) for prompt in prompts):
-            return [self._row(conversation.id, conversation.messages, text, learned, prompts)]
+        try:
+            return [self._row(conversation.id, conversation.messages, learned)]
+        except RenderError:
+            if len(learned) == 1:
+                raise
         return [
-            self._row(f"{conversation.id}#{index}", messages, self.template.render(messages), [index], [prompt])
-            for index, prompt in zip(learned, prompts, strict=True)
-            for messages in [conversation.messages[: index + 1]]
+            self._row(f"{conversation.id}#{index}", conversation.messages[: index + 1], [index]) for index in learned
         ]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The ids that inference sends for `messages`, ending where the answer begins."""
         return self._tokenize(self.template.render(messages, add_generation_prompt=True))[0]
 
-    def _row(
-        self, row_id: str, messages: tuple[Message, ...], text: str, learned: list[int], prompts: list[str]
-    ) -> SupervisedRow:
-        turns = [
-            self._turn(row_id, messages, text, index, prompt) for index, prompt in zip(learned, prompts, strict=True)
-        ]
-        validate_messages_kept(row_id, messages, text)
+    def _row(self, row_id: str, messages: tuple[Message, ...], learned: list[int]) -> SupervisedRow:
+        text = self.template.render(messages)
+        turns = [self._turn(row_id, messages, text, index) for index in learned]
+        validate_messages_kept(row_id, messages, learned, text)
         ids, offsets = self._tokenize(text)
         self._validate_one_bos(row_id, ids)
         mask = np.zeros(len(ids), dtype=np.bool_)
@@ -114,7 +110,8 @@ class Supervisor:
             mask[first:last] = True
         return SupervisedRow(row_id, np.array(ids, dtype=np.int32), mask, first)
 
-    def _turn(self, row_id: str, messages: tuple[Message, ...], text: str, index: int, prompt: str) -> _Turn:
+    def _turn(self, row_id: str, messages: tuple[Message, ...], text: str, index: int) -> _Turn:
+        prompt = self.template.render(messages[:index], add_generation_prompt=True)
         if not text.startswith(prompt):
             raise RenderError(
                 f"{row_id}: message {index}",
@@ -175,16 +172,21 @@ class Supervisor:
             raise RenderError(row_id, "the text begins with two BOS tokens", expected="one")
 
 
-def validate_messages_kept(row_id: str, messages: tuple[Message, ...], text: str) -> None:
-    """Every message's text, but for whitespace around it, stands in the rendered text in its order."""
+def validate_messages_kept(row_id: str, messages: tuple[Message, ...], learned: list[int], text: str) -> None:
+    """Every message's text, but for whitespace around it, stands in the rendered text in its order.
+
+    Assistant's turns that are not learned are context: templates may shorten them (thinking is often cut), and do the
+    same at inference.
+    """
     position = 0
     for index, message in enumerate(messages):
         content = message.content.strip()
         found = text.find(content, position)
-        if found < 0:
+        if found >= 0:
+            position = found + len(content)
+        elif message.role != "assistant" or index in learned:
             raise RenderError(
                 f"{row_id}: message {index}",
                 f"the template loses or changes the {message.role} message {content[:40]!r}",
                 mend="Choose a base whose template keeps it, or change the row.",
             )
-        position = found + len(content)

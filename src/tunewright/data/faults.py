@@ -36,7 +36,7 @@ class RowError(Exception):
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
-        self.field = field
+        self.field = field.encode("utf-8", "backslashreplace").decode()
 
     @property
     def reason(self) -> str:

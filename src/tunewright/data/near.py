@@ -104,7 +104,7 @@ class PromptIndex:
                 group = parents[group]
             return group
 
-        for bucket in self._buckets.values():
+        for bucket in (groups for groups in self._buckets.values() if len(groups) > 1):
             apart: dict[int, list[int]] = defaultdict(list)
             for group in bucket:
                 apart[root_of(group)].append(group)

@@ -28,7 +28,7 @@ from tunewright.data.ledger import (
 )
 from tunewright.data.near import PromptIndex
 from tunewright.data.read import plan_sources, read_rows
-from tunewright.data.split import plan_split
+from tunewright.data.split import check_held_out_rows, plan_split, wanted_eval_rows
 from tunewright.errors import RecipeError
 from tunewright.events import Events
 from tunewright.recipe import DataKeys
@@ -61,13 +61,16 @@ def run(config: DataKeys, run: RunDirectory, out: Path, events: Events) -> Stage
     findings = audit_rows(corpus, config.audit)
     facts = facts_of(accounts, corpus.rows, config)
     write_artifacts(out / "data", accounts, corpus.rows, splits, findings, facts)
-    return StageResult([finding.evidence for finding in findings], facts)
+    split_evidence = check_held_out_rows(facts["eval_rows"], config, len(corpus.rows))
+    return StageResult([*(finding.evidence for finding in findings), split_evidence], facts)
 
 
 def validate_config(config: DataKeys) -> None:
     validate_levels(config.audit)
     if config.system_prompt is not None and not config.system_prompt.strip():
         raise RecipeError("system_prompt", "found no text", mend="Leave the key out, or write a prompt.")
+    if config.eval_data and config.eval_rows is not None:
+        raise RecipeError("eval_rows", "set beside eval_data", "one of them", "Leave out the one that you do not mean.")
     if config.system_prompt is None and config.system_prompt_for == "all":
         raise RecipeError("system_prompt_for", "found 'all' without a system_prompt", mend="Set `system_prompt`.")
 
@@ -90,7 +93,7 @@ def plan_corpus(accounts: Sequence[Account], config: DataKeys) -> Corpus:
     usable = [account for account in accounts if account.conversation]
     conversations = [account.conversation for account in usable if account.conversation]
     prompts = PromptIndex([AuditRow(conversation, "").prompt for conversation in conversations])
-    splits = plan_split(usable, prompts, config.eval_rows, config.seed, bool(config.eval_data))
+    splits = plan_split(usable, prompts, wanted_eval_rows(config, len(usable)), config.seed)
     return Corpus([AuditRow(conversation, splits[conversation.id]) for conversation in conversations], prompts)
 
 

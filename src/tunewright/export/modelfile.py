@@ -39,6 +39,8 @@ class OllamaModel:
             lines.append(f"SYSTEM {quoted(self.system, 'SYSTEM')}")
         lines += [f"PARAMETER stop {quoted(token, 'PARAMETER stop')}" for token in self.stop_tokens]
         lines += [f"PARAMETER num_ctx {self.num_ctx}", f"PARAMETER temperature {self.temperature:g}"]
+        # Ollama's default of 1.1 changes even greedy answers; nothing was trained or evaluated with it.
+        lines.append("PARAMETER repeat_penalty 1")
         return "\n".join(lines) + "\n"
 
 

@@ -76,7 +76,7 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
     seconds = seconds_per_step(plan, base.path, supervised_share(rows, prefix))
     plan |= {"seconds_per_step": seconds, "seconds": round(seconds * plan["optimizer_steps"], 1)}
     write_json(out / "plan.json", plan)
-    return StageResult(check_plan(plan), plan)
+    return StageResult(check_plan(plan), {key: value for key, value in plan.items() if key != "seconds"})
 
 
 def choose_dtype(config: PlanKeys, device: str) -> str:

@@ -106,19 +106,25 @@ def _metrics_chart(metrics: list[View], systems: list[str]) -> Any:
 
 def _metric_row(metric: View, systems: list[str], headline: str) -> View:
     scores = [metric["scores"].get(system) for system in systems]
+    difference = metric.get("difference")
     return {
+        "gain": difference and {"value": f"{difference['value'] * 100:+.1f}", "interval": _interval(difference)},
         "label": metric_label(metric["name"]),
         "headline": metric["name"] == headline,
         "scores": [
             {
                 "value": numbers.percent(score["value"]),
-                "interval": f"{score['low'] * 100:.0f} to {score['high'] * 100:.0f}",
+                "interval": _interval(score),
             }
             if score
             else None
             for score in scores
         ],
     }
+
+
+def _interval(score: View) -> str:
+    return f"{score['low'] * 100:.0f} to {score['high'] * 100:.0f}"
 
 
 def best_and_worst(answers: list[View]) -> tuple[list[View], list[View]]:

@@ -13,7 +13,6 @@ from tunewright.report.contents import Contents
 from tunewright.report.head import GLYPHS, evidence_of, is_check
 
 View = dict[str, Any]
-EXAMPLES = 3
 RANKS = {"fail": 0, "accepted": 0, "warn": 1, "pass": 2, "fact": 3}
 WORDS = {"pass": "pass", "warn": "warn", "fail": "fail", "accepted": "fail, accepted", "fact": "fact"}
 
@@ -52,7 +51,6 @@ def evidence_row(item: View, accepted: Collection[str] = (), stage: str = "") ->
     verdict = item["verdict"] if is_check(item) else "fact"
     if verdict == "fail" and item["name"] in accepted:
         verdict = "accepted"
-    examples = item.get("examples") or []
     return {
         "stage": stage,
         "name": item["name"],
@@ -62,10 +60,14 @@ def evidence_row(item: View, accepted: Collection[str] = (), stage: str = "") ->
         "word": WORDS[verdict],
         "glyph": GLYPHS.get(verdict, "·"),
         "detail": item["detail"],
-        "examples": [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in examples][
-            :EXAMPLES
-        ],
+        "examples": [_example_text(one) for one in item.get("examples") or []],
     }
+
+
+def _example_text(example: Any) -> str:
+    if isinstance(example, dict) and "row" in example:
+        return f"{example['row']}: {example.get('excerpt', '')}"
+    return example if isinstance(example, str) else json.dumps(example, ensure_ascii=False)
 
 
 def hashes_view(contents: Contents) -> View:

@@ -130,7 +130,8 @@ def _headline(contents: Contents) -> Item:
 def metric_label(name: str) -> str:
     """`intent, exact` of `exact:intent`; `valid JSON` of `valid_json`."""
     kind, separator, field = name.partition(":")
-    return f"{field}, {kind}" if separator else name.replace("_", " ").replace("json", "JSON")
+    kind = kind.replace("f1", "F1")
+    return f"{field}, {kind}" if separator else kind.replace("_", " ").replace("json", "JSON")
 
 
 def _gguf_files(contents: Contents) -> dict[str, int]:

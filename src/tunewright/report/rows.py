@@ -13,8 +13,9 @@ from markupsafe import Markup, escape
 
 from tunewright.report import charts, numbers
 from tunewright.report.contents import Contents
-from tunewright.report.gates import EXAMPLES, evidence_row, failing_first
+from tunewright.report.gates import evidence_row, failing_first
 
+EXAMPLES = 3
 FATES = ("kept", "repaired", "truncated", "rejected")
 LONGEST_SHOWN = 700
 View = dict[str, Any]
@@ -27,13 +28,14 @@ def ledger_view(contents: Contents) -> View:
     repairs, rejections = _Tally(), _Tally()
     lost_tokens = 0
     for line in contents.lines(stage, name):
-        where = f"{str(line['file']).rsplit('/', 1)[-1]}:{line['line']}"
+        where = str(line["row"])
         fates[line["fate"]] += 1
         lost_tokens += line.get("lost_tokens") or 0
         for repair in line.get("repairs") or []:
             repairs.add(str(repair["what"]), _joined(where, str(repair.get("where") or "")))
         if line["fate"] == "rejected":
-            rejections.add(str(line.get("reason") or "no reason was given"), _joined(where, line.get("field") or ""))
+            kind, _, detail = str(line.get("reason") or "no reason was given").partition(": ")
+            rejections.add(kind, ": ".join(filter(None, [_joined(where, line.get("field") or ""), detail])))
     total = contents.facts("data").get("rows_in", fates.total())
     return {
         "rows_in": total,
@@ -48,7 +50,7 @@ def ledger_view(contents: Contents) -> View:
 
 
 class _Tally:
-    """Counts reasons and keeps the first examples of each."""
+    """Counts kinds of reasons and keeps the first examples of each."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -74,7 +76,8 @@ def _joined(where: str, field: str) -> str:
 def mask_view(contents: Contents) -> View:
     """Real rows in pieces: learned or not, special token or text."""
     rows = contents.json("render", "tokens/example_rows.json")
-    special = special_tokens(contents.json("render", "tokens/template.json").get("special_tokens"))
+    template = contents.json("render", "tokens/template.json")
+    special = special_tokens([template.get("special_tokens"), template.get("stop_tokens")])
     pattern = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
     splitter = re.compile(f"({pattern})") if pattern else None
     return {
@@ -83,10 +86,11 @@ def mask_view(contents: Contents) -> View:
 
 
 def special_tokens(data: Any) -> list[str]:
-    """The texts of special tokens, from a list or from a mapping with the texts as values."""
+    """The texts of special tokens, from lists and from mappings that have the texts as values."""
+    if isinstance(data, str):
+        return [data] if data else []
     values = list(data.values()) if isinstance(data, dict) else list(data or [])
-    flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    return sorted({one for one in flat if isinstance(one, str) and one})
+    return sorted({token for value in values for token in special_tokens(value)})
 
 
 def _segment(segment: View, splitter: re.Pattern[str] | None) -> View:

@@ -108,8 +108,8 @@ class Trainer:
         steps = self.schedule.steps
         if first:
             self.events.note(f"Going on from the checkpoint after step {first} of {steps}.")
-        eval_every = self.config.eval_steps or max(steps // EVALUATIONS_PER_RUN, 1)
-        save_every = self.config.save_steps or max(steps // CHECKPOINTS_PER_RUN, 1)
+        eval_every = self.config.eval_steps or math.ceil(steps / EVALUATIONS_PER_RUN)
+        save_every = self.config.save_steps or math.ceil(steps / CHECKPOINTS_PER_RUN)
         if not first:
             self.evaluate(0)
         progress = self.events.progress("steps", steps, first)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tunewright import __version__
 from tunewright.artifacts import RunDirectory, StageResult, read_json, sha256_of_json, write_json
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.files import read_conversations
@@ -189,6 +190,6 @@ def check_training(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    names = ("tunewright", "torch", "transformers", "peft", "accelerate")
+    names = ("torch", "transformers", "peft", "accelerate")
     found = {name: importlib.metadata.version(name) for name in names}
-    return {**found, "python": platform.python_version()}
+    return {"tunewright": __version__, **found, "python": platform.python_version()}

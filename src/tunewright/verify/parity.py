@@ -81,7 +81,7 @@ def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype) -> HFEngine
 
 
 def open_merged_in_float32(base: Base, adapter_path: Path) -> HFEngine:
-    """The base with the adapter merged in memory in float32, nothing rounded to 16 bits: the merge's arithmetic alone."""
+    """The base with the adapter merged in memory in float32, nothing rounded: the merge's arithmetic alone."""
     model = load_model(base.path, torch.float32, compute_device())
     parameters = dict(model.named_parameters())
     with CheckpointTensors(base.path) as tensors, Adapter(adapter_path, tensors) as adapter, torch.no_grad():

@@ -6,7 +6,7 @@ one.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -20,6 +20,7 @@ NEAR_COPY_SHARE = 0.8
 CONTAINED_CHARACTERS = 100
 BARE_SCALAR = re.compile(r"\s*(?:[-+]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?|true|false|null|none)\s*", re.IGNORECASE)
 LABEL_CHARACTERS = 40
+DOMINATING_SHARE = 0.5
 LABELS_SHARE = 0.95
 WORDS = re.compile(r"\w+")
 
@@ -112,7 +113,7 @@ def are_near_copies(left: str, right: str) -> bool:
 
 
 def check_bare_scalar_targets(corpus: Corpus) -> Finding:
-    """Targets that are only a number, a truth value or null. A set of short labels is warned about at most."""
+    """Targets that are only a number, a truth value or null. Labels, short and recurring, are only warned about."""
     found = [Example(row.id, excerpt(row.last.target)) for row in corpus.rows if BARE_SCALAR.fullmatch(row.last.target)]
     finding = share_finding(
         "bare_scalar_targets",
@@ -122,14 +123,14 @@ def check_bare_scalar_targets(corpus: Corpus) -> Finding:
         "have a target that is only a number, true, false or null",
         "Say in the target what the figure is, in the form that the other rows have.",
     )
-    labels = sum(is_label(row.last.target) for row in corpus.rows)
-    is_classification = labels >= LABELS_SHARE * len(corpus.rows)
-    return finding.with_verdict("warn") if finding.evidence.verdict == "fail" and is_classification else finding
+    is_softened = finding.evidence.verdict == "fail" and is_classification([row.last.target for row in corpus.rows])
+    return finding.with_verdict("warn") if is_softened else finding
 
 
-def is_label(target: str) -> bool:
-    text = target.strip()
-    return len(text) <= LABEL_CHARACTERS and "\n" not in text
+def is_classification(targets: Sequence[str]) -> bool:
+    """Whether nearly all targets are one short line each, and most of them recur."""
+    labels = [target for target in targets if len(target.strip()) <= LABEL_CHARACTERS and "\n" not in target.strip()]
+    return len(labels) >= LABELS_SHARE * len(targets) and 2 * len(set(labels)) <= len(labels)
 
 
 def check_dominating_target(corpus: Corpus) -> Finding:
@@ -140,9 +141,9 @@ def check_dominating_target(corpus: Corpus) -> Finding:
     found = [Example(row.id, excerpt(target)) for row in corpus.rows if row.last.target == target]
     finding = share_finding(
         "dominating_target",
-        found if count > 1 else [],
+        found if count > 1 and share > DOMINATING_SHARE else [],
         len(corpus.rows),
-        0.5,
+        DOMINATING_SHARE,
         "have one and the same target",
         "The model would learn to say it whatever is asked: even the targets out.",
     )
