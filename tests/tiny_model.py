@@ -77,8 +77,9 @@ def write_tokenizer(directory: Path) -> list[str]:
 
 def write_sentencepiece(path: Path, vocabulary: list[str]) -> None:
     """The same vocabulary as a SentencePiece model; a pair's score is its merge rank, below zero."""
-    from sentencepiece import sentencepiece_model_pb2 as protocol
+    from sentencepiece import sentencepiece_model_pb2
 
+    protocol: Any = sentencepiece_model_pb2  # its classes are made at run time
     model = protocol.ModelProto()
     model.trainer_spec.model_type = protocol.TrainerSpec.BPE
     model.trainer_spec.byte_fallback = True

@@ -87,7 +87,8 @@ def stage_command(stage: str, summary: str) -> None:
         again: Again = False,
         as_json: AsJson = False,
     ) -> None:
-        run_until(stage, target, model, override, run_dir, accept, on_bad_row, as_json, again)
+        looks_only = stage in {"data", "render", "plan"}
+        run_until(stage, target, model, override, run_dir, accept, on_bad_row, as_json, again, looks_only)
 
     name = "check" if stage == "data" else stage
     app.command(name, help=f"{summary} Stages that it needs and that are not done yet are done first.")(command)
@@ -239,8 +240,9 @@ def run_until(
     on_bad_row: str | None = None,
     as_json: bool = False,
     again: bool = False,
+    looks_only: bool = False,
 ) -> None:
-    """Run the pipeline up to `stage` and print what came of it."""
+    """Run the pipeline up to `stage` and print what came of it; `looks_only` leaves no run behind where none was."""
     from tunewright.pipeline import run_pipeline
     from tunewright.recipe import parse_override
     from tunewright.terminal import print_outcome
@@ -250,7 +252,7 @@ def run_until(
     given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
     overrides |= {key: value for key, value in given.items() if value}
     recipe, default_directory = find_recipe(target, overrides)
-    with run_directory(run_dir or default_directory, stage, target) as run:
+    with run_directory(run_dir, default_directory, looks_only) as run:
         if again:
             run.manifest_path(stage).unlink(missing_ok=True)
         with listening(as_json, run) as listener:
@@ -276,12 +278,12 @@ def find_recipe(target: str, overrides: dict[str, Any]) -> "tuple[Recipe, Path]"
 
 
 @contextmanager
-def run_directory(path: Path, stage: str, target: str) -> "Iterator[RunDirectory]":
-    """The run directory, held for this process; a scratch one for a look at plain data that should leave nothing."""
+def run_directory(chosen: Path | None, default: Path, looks_only: bool) -> "Iterator[RunDirectory]":
+    """The run directory, held for this process; a scratch one for a look at data that has no run yet."""
     from tunewright.artifacts import RunDirectory
 
-    looks_only = stage in {"data", "render", "plan"} and not Path(target).is_dir() and not path.exists()
-    if looks_only:
+    path = chosen or default
+    if looks_only and chosen is None and not path.exists():
         with tempfile.TemporaryDirectory(prefix="tunewright-") as scratch:
             yield RunDirectory(Path(scratch))
         return

@@ -182,6 +182,8 @@ def run_converter(
             process.wait()
     if process.returncode != 0 or not written.is_file():
         raise conversion_failed(model_directory, log_path, process.returncode)
+    if progress is not None:
+        progress.advance(total_bytes - progress.done)
 
 
 def has_ended(process: subprocess.Popen[bytes]) -> bool:

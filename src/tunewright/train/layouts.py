@@ -31,14 +31,12 @@ class MicroBatch:
 
     Attributes:
         ids_BT: int64, padded on the right.
-        real_BT: bool, false where padded.
         predicts_BT: bool, true where the next token is supervised.
         targets_N: int64, the supervised tokens in the order of `predicts_BT`.
         prefix_length: tokens of the shared prefix that stand before each row.
     """
 
     ids_BT: torch.Tensor
-    real_BT: torch.Tensor
     predicts_BT: torch.Tensor
     targets_N: torch.Tensor
     prefix_length: int
@@ -52,18 +50,15 @@ def build_micro_batch(rows: Sequence[TokenRow], prefix_length: int, device: torc
     """A micro-batch of `rows`, each without its first `prefix_length` tokens."""
     width = max(len(row.ids) for row in rows) - prefix_length
     ids = np.full((len(rows), width), PAD, dtype=np.int64)
-    real = np.zeros((len(rows), width), dtype=np.bool_)
     supervised = np.zeros((len(rows), width), dtype=np.bool_)
     for index, row in enumerate(rows):
         length = len(row.ids) - prefix_length
         ids[index, :length] = row.ids[prefix_length:]
-        real[index, :length] = True
         supervised[index, :length] = row.mask[prefix_length:]
     predicts = np.zeros_like(supervised)
     predicts[:, :-1] = supervised[:, 1:]
     return MicroBatch(
         torch.from_numpy(ids).to(device),
-        torch.from_numpy(real).to(device),
         torch.from_numpy(predicts).to(device),
         torch.from_numpy(ids[:, 1:][supervised[:, 1:]]).to(device),
         prefix_length,
@@ -85,15 +80,25 @@ def only_supervised_logits(model: Any, predicts_BT: torch.Tensor) -> Iterator[No
         handle.remove()
 
 
+def prefix_mask(batch: MicroBatch, dtype: torch.dtype) -> torch.Tensor:
+    """What each position may see: the whole prefix and itself and what stands before it; additive, [1, 1, T, P + T].
+
+    Padding stands after a row's last token, where causality hides it, so that one mask serves all rows, and rows
+    without a prefix need none.
+    """
+    width = batch.ids_BT.shape[1]
+    hidden = torch.full((width, batch.prefix_length + width), float("-inf"), dtype=dtype, device=batch.ids_BT.device)
+    return hidden.triu(batch.prefix_length + 1)[None, None]
+
+
 def loss_sum(model: Any, batch: MicroBatch, cache: Any = None) -> torch.Tensor:
     """The sum of cross-entropies (nats) over the batch's supervised tokens, a float32 scalar with its graph."""
     rows, width = batch.ids_BT.shape
     positions_T = torch.arange(batch.prefix_length, batch.prefix_length + width, device=batch.ids_BT.device)
-    seen = torch.ones(rows, batch.prefix_length, dtype=torch.bool, device=batch.real_BT.device)
     with only_supervised_logits(model, batch.predicts_BT):
         logits_NV = model(
             input_ids=batch.ids_BT,
-            attention_mask=torch.cat([seen, batch.real_BT], dim=1).long(),
+            attention_mask=prefix_mask(batch, model.dtype) if batch.prefix_length else None,
             position_ids=positions_T.expand(rows, width),
             past_key_values=cache,
             use_cache=cache is not None,

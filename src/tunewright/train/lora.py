@@ -1,6 +1,7 @@
 """The adapter: attach it to a base, read and write its weights under peft's names."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,21 @@ def attach_adapter(model: Any, config: TrainKeys) -> Any:
 
     torch.manual_seed(config.seed)
     try:
-        return get_peft_model(
-            model,
-            LoraConfig(
-                r=config.lora_r,
-                lora_alpha=config.lora_alpha,  # type: ignore[arg-type,unused-ignore]
-                lora_dropout=config.lora_dropout,
-                target_modules=config.lora_target_modules,
-                use_rslora=config.use_rslora,
-                bias="none",
-                task_type="CAUSAL_LM",
-                base_model_name_or_path=config.model,
-            ),
-        )
+        with warnings.catch_warnings():
+            # peft asks transformers for an attribute by its old name.
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            return get_peft_model(
+                model,
+                LoraConfig(
+                    r=config.lora_r,
+                    lora_alpha=config.lora_alpha,  # type: ignore[arg-type,unused-ignore]
+                    lora_dropout=config.lora_dropout,
+                    target_modules=config.lora_target_modules,
+                    use_rslora=config.use_rslora,
+                    bias="none",
+                    task_type="CAUSAL_LM",
+                ),
+            )
     except ValueError as error:
         raise TrainingError(
             "lora_target_modules", str(error).splitlines()[0], mend="Use `all-linear`, or names of linear modules."
@@ -58,10 +61,11 @@ def set_adapter_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
         raise TrainingError("adapter", f"the model has no place for {result.unexpected_keys[:3]}")
 
 
-def write_adapter(directory: Path, model: Any) -> None:
+def write_adapter(directory: Path, model: Any, base_name: str) -> None:
     """Write the adapter in peft's format; the same weights give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     config = model.peft_config["default"].to_dict()
+    config["base_model_name_or_path"] = base_name
     config["inference_mode"] = True
     config["target_modules"] = sorted(config["target_modules"])
     text = json.dumps(config, indent=2, sort_keys=True, default=str)

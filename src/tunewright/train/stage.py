@@ -27,6 +27,7 @@ from tunewright.evidence import Evidence, at_most, fact
 from tunewright.models.base import Base, find_base, load_model
 from tunewright.models.tensors import tensor_hashes
 from tunewright.recipe import TrainKeys
+from tunewright.train.fused_lora import fuse_lora_layers
 from tunewright.train.layouts import Layout
 from tunewright.train.loop import Samples, Trainer
 from tunewright.train.lora import attach_adapter, write_adapter
@@ -47,6 +48,7 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     dtype = getattr(torch, plan["dtype"])
     model = load_model(base.path, dtype, plan["device"], config.trust_remote_code)
     model = attach_adapter(model, config)
+    fuse_lora_layers(model)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -75,7 +77,7 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     )
     log = trainer.run(run / CHECKPOINTS, key)
     directory = out / "adapter"
-    write_adapter(directory, model)
+    write_adapter(directory, model, base.name)
     counts = parameter_counts(model)
     write_json(
         directory / "training.json",

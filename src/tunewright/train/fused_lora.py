@@ -1,0 +1,83 @@
+"""The LoRA linear layer as one operation: y = x·Wᵀ + (s·x·Aᵀ)·Bᵀ, with the gradients written out.
+
+peft computes the two paths apart, scales the wide one and adds; each of these passes over [tokens, out] costs as much as
+it would to read the result again, forward and backward. Here the scale falls on the narrow side [tokens, r], and both
+sums happen inside the matrix products. Shapes: x is [..., in], W [out, in], A [r, in], B [out, r]; the weights W are
+frozen, so they get no gradient.
+"""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+
+class _LoraLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        scaling: float,
+    ) -> torch.Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        narrow = (flat @ a.t()).mul_(scaling)
+        wide = flat @ weight.t() if bias is None else torch.addmm(bias, flat, weight.t())
+        wide.addmm_(narrow, b.t())
+        ctx.save_for_backward(flat, weight, a, b, narrow)
+        ctx.scaling = scaling
+        return wide.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        flat, weight, a, b, narrow = ctx.saved_tensors  # type: ignore[attr-defined]
+        wide = gradient.reshape(-1, gradient.shape[-1])
+        narrow_gradient = (wide @ b).mul_(ctx.scaling)  # type: ignore[attr-defined]
+        x_gradient = None
+        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+            x_gradient = (wide @ weight).addmm_(narrow_gradient, a).view(*gradient.shape[:-1], weight.shape[1])
+        return x_gradient, None, None, narrow_gradient.t() @ flat, wide.t() @ narrow, None
+
+
+def _forward(module: Any, x: torch.Tensor) -> torch.Tensor:
+    (adapter,) = module.active_adapters
+    a, b = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+    result: torch.Tensor = _LoraLinear.apply(  # type: ignore[no-untyped-call]
+        x, module.base_layer.weight, module.base_layer.bias, a, b, module.scaling[adapter]
+    )
+    return result
+
+
+def fuse_lora_layers(model: Any) -> int:
+    """Let every plain LoRA layer of a peft model compute in one operation; how many there were.
+
+    A layer is left to peft where one operation would not be the same: dropout, DoRA and the like, a bias on B, a base
+    layer that is quantized or of another dtype than the adapter.
+    """
+    from peft.tuners.lora.layer import Linear
+
+    fused = 0
+    for module in model.modules():
+        if isinstance(module, Linear) and _is_plain(module):
+            module.forward = MethodType(_forward, module)
+            fused += 1
+    return fused
+
+
+def _is_plain(module: Any) -> bool:
+    if type(module.base_layer) is not torch.nn.Linear or len(module.active_adapters) != 1:
+        return False
+    (adapter,) = module.active_adapters
+    a, b = module.lora_A[adapter], module.lora_B[adapter]
+    return (
+        isinstance(module.lora_dropout[adapter], torch.nn.Identity)
+        and not module.lora_variant
+        and b.bias is None
+        and {a.weight.dtype, b.weight.dtype} == {module.base_layer.weight.dtype}
+        and not module.base_layer.weight.requires_grad
+    )
