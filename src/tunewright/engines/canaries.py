@@ -12,6 +12,7 @@ from typing import Any
 from tunewright.chat.conversation import Conversation, Message, conversation_from_json
 from tunewright.engines.interface import Engine, TopLogprobs
 
+CANARY_BATCH = 8  # The same wherever canaries are answered: padding can turn the last bit of a near tie.
 TOP_K = 32
 ASKED_OF_OTHERS = 128  # More than TOP_K, so that nearly every recorded token is among those that an engine returns.
 
@@ -61,19 +62,22 @@ def canary_from_json(data: dict[str, Any]) -> Canary:
     )
 
 
-def record_canary(engine: Engine, conversation: Conversation, max_new_tokens: int) -> Canary:
-    """What `engine` answers to everything before the conversation's last turn."""
-    prompt_ids = engine.prompt_ids(conversation.prompt)
-    (answer_ids,) = engine.greedy([prompt_ids], max_new_tokens)
-    top = engine.score(prompt_ids, answer_ids, TOP_K)
-    return Canary(
-        conversation.id,
-        conversation.prompt,
-        tuple(prompt_ids),
-        tuple(answer_ids),
-        engine.decode(answer_ids),
-        tuple(top),
-    )
+def record_canaries(engine: Engine, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Canary]:
+    """What `engine` answers to everything before each conversation's last turn; empty answers make no canary."""
+    prompts = [engine.prompt_ids(conversation.prompt) for conversation in conversations]
+    answers = engine.greedy(prompts, max_new_tokens)
+    return [
+        Canary(
+            conversation.id,
+            conversation.prompt,
+            tuple(prompt_ids),
+            tuple(answer_ids),
+            engine.decode(answer_ids),
+            tuple(engine.score(prompt_ids, answer_ids, TOP_K)),
+        )
+        for conversation, prompt_ids, answer_ids in zip(conversations, prompts, answers, strict=True)
+        if answer_ids
+    ]
 
 
 @dataclass(frozen=True)
@@ -105,15 +109,16 @@ def compare_with_canaries(engine: Engine, canaries: Sequence[Canary]) -> Parity:
     """Score the recorded answers with `engine` and let it answer by itself."""
     equal_prompts, same_top1, positions, kl, agreement = 0, 0, 0, 0.0, 0.0
     answers = {}
-    for canary in canaries:
+    longest = max(len(canary.answer_ids) for canary in canaries)
+    greedy = engine.greedy([canary.prompt_ids for canary in canaries], longest)
+    for canary, found_ids in zip(canaries, greedy, strict=True):
         equal_prompts += tuple(engine.prompt_ids(canary.messages)) == canary.prompt_ids
         scored = engine.score(canary.prompt_ids, canary.answer_ids, ASKED_OF_OTHERS)
         same_top1 += sum(recorded.ids[0] == found.ids[0] for recorded, found in zip(canary.top, scored, strict=True))
         kl += sum(kl_divergence(recorded, found) for recorded, found in zip(canary.top, scored, strict=True))
         positions += len(canary.top)
-        (greedy,) = engine.greedy([canary.prompt_ids], len(canary.answer_ids))
-        agreement += _common_prefix(greedy, canary.answer_ids) / len(canary.answer_ids)
-        answers[canary.id] = engine.decode(greedy)
+        agreement += _common_prefix(found_ids, canary.answer_ids) / len(canary.answer_ids)
+        answers[canary.id] = engine.decode(found_ids)
     return Parity(
         engine.name,
         equal_prompts / len(canaries),

@@ -206,9 +206,7 @@ def predict_peak_bytes(
         with FakeTensorMode(allow_non_fake_inputs=True), _unpacked_positions():
             _make_fake(model, adapter_dtype, traced)
             if gradient_checkpointing:
-                # Renamed in transformers 5.23.
-                enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-                enable({"use_reentrant": False})
+                model.activation_checkpointing_enable({"use_reentrant": False})
                 model.enable_input_require_grads()
             model.train()
             optimizer = _optimizer_with_state(model, foreach=device == "cuda")

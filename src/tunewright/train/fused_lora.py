@@ -1,7 +1,7 @@
 """The LoRA linear layer as one operation: y = x·Wᵀ + (s·x·Aᵀ)·Bᵀ, with the gradients written out.
 
-peft computes the two paths apart, scales the wide one and adds; each of these passes over [tokens, out] costs as much as
-it would to read the result again, forward and backward. Here the scale falls on the narrow side [tokens, r], and both
+peft computes the two paths apart, scales the wide one and adds; each of these passes over [tokens, out] costs about what
+reading the result again would, forward and backward. Here the scale falls on the narrow side [tokens, r], and both
 sums happen inside the matrix products. Shapes: x is [..., in], W [out, in], A [r, in], B [out, r]; the weights W are
 frozen, so they get no gradient.
 """

@@ -19,7 +19,7 @@ from tunewright.artifacts import RunDirectory, StageResult, read_json, sha256_of
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.files import read_conversations
 from tunewright.chat.rows import TokenRows
-from tunewright.engines.canaries import TOP_K, record_canary
+from tunewright.engines.canaries import CANARY_BATCH, TOP_K, record_canaries
 from tunewright.engines.hf import HFEngine, open_supervisor
 from tunewright.errors import TrainingError
 from tunewright.events import Events
@@ -50,11 +50,11 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     model = attach_adapter(model, config)
     fuse_lora_layers(model)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
     layout, layout_evidence = choose_layout(plan, model, train, accelerator, events)
-    engine = HFEngine(model, open_supervisor(base.path, config.model), "trained model", batch_size=4)
+    engine = HFEngine(model, open_supervisor(base.path, config.model), "trained model", CANARY_BATCH)
     held_out = held_out_conversations(run)
     trainer = Trainer(
         config,
@@ -154,18 +154,12 @@ def write_canaries(
 ) -> None:
     """Record the canaries with the model that is still in memory, its adapter not merged."""
     model.eval()
-    chosen = conversations[-config.canaries :]
-    progress = events.progress("canaries", len(chosen))
-    recorded = []
-    single = HFEngine(model, engine.supervisor, engine.name, batch_size=1)
-    for conversation in chosen:
-        canary = record_canary(single, conversation, config.canary_tokens)
-        if canary.answer_ids:
-            recorded.append(canary.as_json())
-        progress.advance()
-    if not recorded:
+    events.note(f"Recording {config.canaries} canaries with the trained model.")
+    canaries = record_canaries(engine, conversations[-config.canaries :], config.canary_tokens)
+    if not canaries:
         raise TrainingError("canaries", "no held-out conversation gave an answer")
-    write_json(path, {"top_k": TOP_K, "dtype": str(model.dtype).removeprefix("torch."), "canaries": recorded})
+    dtype = str(model.dtype).removeprefix("torch.")
+    write_json(path, {"top_k": TOP_K, "dtype": dtype, "canaries": [canary.as_json() for canary in canaries]})
 
 
 def parameter_counts(model: Any) -> dict[str, int]:

@@ -9,7 +9,7 @@ import torch
 
 from tunewright.artifacts import RunDirectory, read_json
 from tunewright.chat.degenerate import is_degenerate
-from tunewright.engines.canaries import Canary, Parity, canary_from_json, compare_with_canaries
+from tunewright.engines.canaries import CANARY_BATCH, Canary, Parity, canary_from_json, compare_with_canaries
 from tunewright.engines.hf import HFEngine, open_hf_engine, open_supervisor
 from tunewright.engines.interface import Engine
 from tunewright.engines.llama_cpp import LlamaCppEngine
@@ -62,7 +62,7 @@ def candidate_engines(
         candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, run / "adapter"))
     candidates["merged"] = (
         rounded,
-        lambda: open_hf_engine(run / "merged", "merged, Hugging Face", dtype=dtype),
+        lambda: open_hf_engine(run / "merged", "merged, Hugging Face", CANARY_BATCH, dtype),
     )
     longest = max(len(canary.prompt_ids) + len(canary.answer_ids) for canary in canaries)
     for path in sorted((run / "export").glob("*.gguf")):
@@ -77,7 +77,7 @@ def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype) -> HFEngine
 
     device = compute_device()
     model = PeftModel.from_pretrained(load_model(base.path, dtype, device), str(adapter_path)).eval()
-    return HFEngine(model, open_supervisor(base.path, base.name), "adapter, Hugging Face")
+    return HFEngine(model, open_supervisor(base.path, base.name), "adapter, Hugging Face", CANARY_BATCH)
 
 
 def open_merged_in_float32(base: Base, adapter_path: Path) -> HFEngine:
@@ -87,7 +87,7 @@ def open_merged_in_float32(base: Base, adapter_path: Path) -> HFEngine:
     with CheckpointTensors(base.path) as tensors, Adapter(adapter_path, tensors) as adapter, torch.no_grad():
         for name in adapter.pairs:
             parameters[name].copy_(adapter.merged(name, tensors[name]))
-    return HFEngine(model, open_supervisor(base.path, base.name), "merged in float32, Hugging Face")
+    return HFEngine(model, open_supervisor(base.path, base.name), "merged in float32, Hugging Face", CANARY_BATCH)
 
 
 def open_gguf(path: Path, label: str, longest: int) -> LlamaCppEngine:

@@ -1,0 +1,216 @@
+"""Merging: equal to peft's own merge, refused where base and adapter do not fit, and every damage named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tunewright.artifacts import write_json
+from tunewright.errors import ArtifactError, MergeError
+from tunewright.events import Events
+from tunewright.evidence import Evidence
+from tunewright.merge.stage import merge, write_shards
+from tunewright.models.adapter import Adapter
+from tunewright.models.base import Base, identity_files, load_model, validate_same_base
+from tunewright.models.merge_check import check_merged, through_nf4
+from tunewright.models.tensors import CheckpointTensors
+from tunewright.recipe import TrainKeys
+from tunewright.train.lora import attach_adapter, write_adapter
+
+Tensors = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_base: Path) -> Base:
+    return Base("tiny", tiny_base, identity_files(tiny_base))
+
+
+@pytest.fixture(scope="module")
+def adapter_path(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = attach_adapter(load_model(tiny_base, torch.float32), TrainKeys(lora_r=4, lora_alpha=8))
+    generator = torch.Generator().manual_seed(2)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1, generator=generator)
+    path = tmp_path_factory.mktemp("adapter")
+    write_adapter(path, model, "tiny")
+    return path
+
+
+@pytest.fixture
+def merged_path(base: Base, adapter_path: Path, tmp_path: Path) -> Path:
+    merge(base, adapter_path, tmp_path / "merged", "auto", Events())
+    return tmp_path / "merged"
+
+
+def failures(base: Path, adapter: Path, merged: Path) -> dict[str, Evidence]:
+    return {item.name: item for item in check_merged(base, adapter, merged, Events()) if item.verdict == "fail"}
+
+
+def rewrite(directory: Path, change: Callable[[Tensors], None], name: str = "model.safetensors") -> None:
+    tensors = load_file(directory / name)
+    change(tensors)
+    save_file(tensors, directory / name, metadata={"format": "pt"})
+
+
+def changed_adapter(adapter_path: Path, tmp_path: Path, change: Callable[[Tensors], None]) -> Path:
+    copy = tmp_path / "adapter"
+    shutil.copytree(adapter_path, copy)
+    rewrite(copy, change, "adapter_model.safetensors")
+    return copy
+
+
+def test_merge_equals_pefts_own_merge_tensor_by_tensor(base: Base, adapter_path: Path, merged_path: Path) -> None:
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(load_model(base.path, torch.float32), str(adapter_path))
+    oracle = model.merge_and_unload().state_dict()
+    with CheckpointTensors(merged_path) as merged:
+        for name in merged:
+            assert torch.equal(merged[name], oracle[name].to(merged[name].dtype)), name
+
+
+def test_merge_passes_its_own_check(base: Base, adapter_path: Path, merged_path: Path) -> None:
+    evidence = {item.name: item for item in check_merged(base.path, adapter_path, merged_path, Events())}
+    assert {item.verdict for item in evidence.values()} == {"pass"}
+    assert evidence["adapter_keys_used"].value == 28
+
+
+def test_tensors_without_an_adapter_are_the_bases_bytes(base: Base, adapter_path: Path, merged_path: Path) -> None:
+    with (
+        CheckpointTensors(base.path) as before,
+        CheckpointTensors(merged_path) as after,
+        Adapter(adapter_path, before) as adapter,
+    ):
+        untouched = [name for name in before if name not in adapter.pairs]
+        assert untouched
+        assert all(torch.equal(before[name], after[name]) for name in untouched)
+
+
+def test_merged_checkpoint_keeps_the_bases_tokenizer_files(base: Base, merged_path: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"):
+        assert (merged_path / name).read_bytes() == (base.path / name).read_bytes()
+
+
+def test_merge_refuses_adapter_key_missing_a_partner(base: Base, adapter_path: Path, tmp_path: Path) -> None:
+    key = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
+    damaged = changed_adapter(adapter_path, tmp_path, lambda tensors: tensors.pop(key))
+    with pytest.raises(MergeError, match=r"up_proj\.lora_B\.weight' is missing"):
+        merge(base, damaged, tmp_path / "merged", "auto", Events())
+
+
+def test_merge_refuses_adapter_key_missing_from_base(base: Base, adapter_path: Path, tmp_path: Path) -> None:
+    def move(tensors: Tensors) -> None:
+        for side in "AB":
+            name = f"base_model.model.model.layers.{{}}.mlp.up_proj.lora_{side}.weight"
+            tensors[name.format(7)] = tensors.pop(name.format(1))
+
+    damaged = changed_adapter(adapter_path, tmp_path, move)
+    with pytest.raises(MergeError, match=r"'model\.layers\.7\.mlp\.up_proj\.weight', which the base has not"):
+        merge(base, damaged, tmp_path / "merged", "auto", Events())
+
+
+def test_merge_refuses_shapes_that_do_not_fit(base: Base, adapter_path: Path, tmp_path: Path) -> None:
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    damaged = changed_adapter(adapter_path, tmp_path, lambda t: t.update({key: t[key][:, :-1].contiguous()}))
+    with pytest.raises(MergeError, match="does not fit"):
+        merge(base, damaged, tmp_path / "merged", "auto", Events())
+
+
+@pytest.mark.parametrize(("key", "value"), [("use_dora", True), ("bias", "all"), ("peft_type", "IA3")])
+def test_merge_refuses_adapters_of_other_kinds_by_name(
+    base: Base, adapter_path: Path, tmp_path: Path, key: str, value: Any
+) -> None:
+    copy = tmp_path / "adapter"
+    shutil.copytree(adapter_path, copy)
+    config = json.loads((copy / "adapter_config.json").read_text())
+    write_json(copy / "adapter_config.json", {**config, key: value})
+    with pytest.raises(MergeError, match=key):
+        merge(base, copy, tmp_path / "merged", "auto", Events())
+
+
+def test_merge_refuses_a_base_that_is_not_the_trained_one(base: Base) -> None:
+    with pytest.raises(ArtifactError, match=r"model\.safetensors.*not the one that was trained on"):
+        validate_same_base(base, {**base.files, "model.safetensors": "0" * 64})
+
+
+def test_check_names_the_element_of_a_flipped_bit(base: Base, adapter_path: Path, merged_path: Path) -> None:
+    name = "model.layers.0.mlp.down_proj.weight"
+
+    def flip(tensors: Tensors) -> None:
+        tensors[name].view(torch.int16)[3, 5] ^= 1 << 9
+
+    rewrite(merged_path, flip)
+    found = failures(base.path, adapter_path, merged_path)
+    assert set(found) == {"merged_tensors_exact"}
+    assert f"{name} differs in 1 element: (3, 5) is" in found["merged_tensors_exact"].detail
+
+
+def test_check_names_an_untouched_tensor_that_changed(base: Base, adapter_path: Path, merged_path: Path) -> None:
+    rewrite(merged_path, lambda tensors: tensors["model.norm.weight"].mul_(1.5))
+    found = failures(base.path, adapter_path, merged_path)
+    assert set(found) == {"untouched_tensors_identical"}
+    assert "model.norm.weight" in found["untouched_tensors_identical"].detail
+
+
+def test_check_sees_that_the_adapter_was_merged_twice(
+    base: Base, adapter_path: Path, merged_path: Path, tmp_path: Path
+) -> None:
+    merge(Base("merged", merged_path, {}), adapter_path, tmp_path / "twice", "auto", Events())
+    found = failures(base.path, adapter_path, tmp_path / "twice")
+    assert "each has the adapter merged twice" in found["merged_tensors_exact"].detail
+
+
+def test_check_sees_that_nothing_was_merged(base: Base, adapter_path: Path) -> None:
+    found = failures(base.path, adapter_path, base.path)
+    assert "each does not have this adapter in it" in found["merged_tensors_exact"].detail
+    assert found["adapter_changes_the_base"].value is False
+
+
+def test_check_sees_a_base_that_went_through_four_bits(base: Base, adapter_path: Path, tmp_path: Path) -> None:
+    quantized = tmp_path / "quantized"
+    shutil.copytree(base.path, quantized)
+
+    def round_trip(tensors: Tensors) -> None:
+        for name, tensor in tensors.items():
+            if "_proj" in name:
+                tensors[name] = through_nf4(tensor.float()).to(tensor.dtype)
+
+    rewrite(quantized, round_trip)
+    merge(Base("quantized", quantized, {}), adapter_path, tmp_path / "merged", "auto", Events())
+    found = failures(base.path, adapter_path, tmp_path / "merged")
+    assert "comes from a base that went through 4 bits" in found["merged_tensors_exact"].detail
+
+
+def test_check_sees_quantization_config_put_back(base: Base, adapter_path: Path, merged_path: Path) -> None:
+    config = json.loads((merged_path / "config.json").read_text())
+    write_json(merged_path / "config.json", {**config, "quantization_config": {"quant_method": "bitsandbytes"}})
+    assert set(failures(base.path, adapter_path, merged_path)) == {"quantization_config_absent"}
+
+
+def test_check_names_tensors_that_are_not_finite(base: Base, adapter_path: Path, merged_path: Path) -> None:
+    rewrite(merged_path, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))
+    assert failures(base.path, adapter_path, merged_path)["tensors_not_finite"].detail == "model.norm.weight"
+
+
+def test_checkpoint_is_written_in_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunewright.merge.stage.SHARD_BYTES", 100)
+    tensors = {f"t{index}": torch.full((4, 4), float(index), dtype=torch.bfloat16) for index in range(8)}
+    write_shards(tmp_path, iter(tensors.items()))
+    assert len(list(tmp_path.glob("model-*-of-00003.safetensors"))) == 3
+    with CheckpointTensors(tmp_path) as read:
+        assert set(read) == set(tensors)
+        assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+def test_damaged_safetensors_file_is_named(tmp_path: Path, base: Base) -> None:
+    shutil.copytree(base.path, tmp_path / "copy")
+    path = tmp_path / "copy" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArtifactError, match="not a whole safetensors file"):
+        CheckpointTensors(tmp_path / "copy")

@@ -1,0 +1,96 @@
+"""Training: exact resume, a clear stop where the loss is not finite, and what the log says."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunewright.artifacts import RunDirectory, read_json
+from tunewright.errors import TrainingError
+from tunewright.events import Event, Events
+from tunewright.pipeline import run_pipeline
+from tunewright.recipe import read_recipe
+
+
+class PulledPlug(BaseException):
+    """Ends a run as a power cut would: nothing that catches errors sees it."""
+
+
+def train(tiny_recipe: Path, run: Path, stop_after_step: int | None = None, **overrides: Any) -> RunDirectory:
+    def watch(event: Event) -> None:
+        if event["kind"] == "metric" and event["step"] == stop_after_step and "loss" in event:
+            raise PulledPlug
+
+    directory = RunDirectory(run)
+    run_pipeline(read_recipe(tiny_recipe, overrides), directory, Events(None, (watch,)), until="train")
+    return directory
+
+
+def adapter_bytes(run: RunDirectory) -> bytes:
+    return (run / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_training_resumed_in_the_middle_of_an_epoch_gives_the_same_adapter_bit_by_bit(
+    tiny_recipe: Path, tmp_path: Path, dropout: float
+) -> None:
+    settings = {"lora_dropout": dropout, "save_steps": 3, "max_steps": 8}
+    undisturbed = train(tiny_recipe, tmp_path / "undisturbed", **settings)
+    with pytest.raises(PulledPlug):
+        train(tiny_recipe, tmp_path / "stopped", stop_after_step=5, **settings)
+    resumed = train(tiny_recipe, tmp_path / "stopped", **settings)
+    assert adapter_bytes(resumed) == adapter_bytes(undisturbed)
+    for name in ("training.json", "canaries.json"):
+        assert (resumed / "adapter" / name).read_bytes() == (undisturbed / "adapter" / name).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny_recipe: Path, tmp_path: Path) -> None:
+    settings = {"save_steps": 2, "max_steps": 6}
+    undisturbed = train(tiny_recipe, tmp_path / "undisturbed", **settings)
+    with pytest.raises(PulledPlug):
+        train(tiny_recipe, tmp_path / "stopped", stop_after_step=5, **settings)
+    newest = tmp_path / "stopped" / "checkpoints" / "step-000004" / "optimizer.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1] + b"\xff")
+    assert adapter_bytes(train(tiny_recipe, tmp_path / "stopped", **settings)) == adapter_bytes(undisturbed)
+
+
+def test_a_checkpoint_of_another_recipe_is_not_taken(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(PulledPlug):
+        train(tiny_recipe, tmp_path / "run", stop_after_step=5, save_steps=2, max_steps=6)
+    changed = train(tiny_recipe, tmp_path / "run", save_steps=2, max_steps=6, learning_rate=0.001)
+    fresh = train(tiny_recipe, tmp_path / "fresh", save_steps=2, max_steps=6, learning_rate=0.001)
+    assert adapter_bytes(changed) == adapter_bytes(fresh)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is nan"):
+        train(tiny_recipe, tmp_path / "run", learning_rate=1e30, warmup_ratio=0.0)
+    assert not (tmp_path / "run" / "adapter").exists()
+
+
+def test_the_loss_of_a_step_does_not_depend_on_the_micro_batches(tiny_recipe: Path, tmp_path: Path) -> None:
+    """The mean over the supervised tokens of the step, whether it takes one micro-batch or four."""
+    losses = []
+    for size, steps in ((4, 1), (1, 4)):
+        run = train(
+            tiny_recipe,
+            tmp_path / f"run-{size}",
+            max_steps=3,
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+        )
+        losses.append([entry["loss"] for entry in read_json(run / "adapter" / "training.json")["steps"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_training_lowers_the_loss_and_every_step_has_a_gradient(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = train(tiny_recipe, tmp_path / "run", max_steps=10)
+    steps = read_json(run / "adapter" / "training.json")["steps"]
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert all(entry["grad_norm"] > 0 for entry in steps)
+    assert [entry["step"] for entry in steps] == list(range(1, 11))
+
+
+def test_unknown_target_modules_are_refused_by_name(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no_such_layer"):
+        train(tiny_recipe, tmp_path / "run", lora_target_modules=["no_such_layer"])
