@@ -1,4 +1,4 @@
-"""One optimizer step of LoRA in several ways: the same rows, the same gradients, seconds as ratios to peft on padded rows.
+"""One optimizer step of LoRA in several ways: the same rows and gradients, seconds as ratios to peft on padded rows.
 
 usage: python benchmarks/training_step.py RUN   (a run directory that has been rendered, such as runs/support_triage)
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tiny_model import write_tiny_base
 from tiny_rows import tiny_rows
-
 from tunewright.artifacts import write_json, write_text
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -63,9 +63,13 @@ def test_a_changed_file_is_named_and_its_stage_is_not_done(
 
 
 def test_a_stage_that_fails_leaves_nothing_behind(run: RunDirectory) -> None:
-    with pytest.raises(RuntimeError), run.staging("data") as out:
-        (out / "half").write_text("half")
-        raise RuntimeError
+    def fail_halfway() -> None:
+        with run.staging("data") as out:
+            (out / "half").write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert [path for path in run.path.rglob("*") if path.is_file()] == []
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_model import CHAT_TEMPLATE
 
+from tiny_model import CHAT_TEMPLATE
 from tunewright.chat.conversation import Conversation, Message
-from tunewright.chat.supervise import Supervisor, SupervisedRow
+from tunewright.chat.supervise import SupervisedRow, Supervisor
 from tunewright.chat.template import ChatTemplate, chat_template_of
 from tunewright.errors import RenderError
 from tunewright.models.base import load_tokenizer, stop_token_ids
@@ -91,7 +91,7 @@ def test_a_conversation_without_a_learned_turn_is_refused(supervisor: Supervisor
 
 def test_a_template_that_drops_the_system_prompt_is_refused_by_name(supervisor: Supervisor) -> None:
     row = conversation(("system", "Be brief."), ("user", "Hallo"), ("assistant", "Tag"))
-    with pytest.raises(RenderError, match="loses or changes the system message 'Be brief.'"):
+    with pytest.raises(RenderError, match=r"loses or changes the system message 'Be brief\.'"):
         with_template(supervisor, WITHOUT_SYSTEM).rows(row)
 
 

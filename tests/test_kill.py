@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import RUN_ENVIRONMENT, run_command
 
+from conftest import RUN_ENVIRONMENT, run_command
 from tunewright.artifacts import RunDirectory
 from tunewright.events import Event, Events, read_events
 from tunewright.paths import verify_run

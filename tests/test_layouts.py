@@ -73,7 +73,7 @@ def reference_gradients(model: Any, rows: list[TokenRow]) -> tuple[float, dict[s
             logits = model(input_ids=ids[None]).logits[0]
             learned = torch.from_numpy(row.mask[1:])
             loss = F.cross_entropy(logits[:-1][learned], ids[1:][learned], reduction="sum") / supervised
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
 
     found = gradients(model, compute)

@@ -14,6 +14,8 @@ import yaml
 from tunewright.artifacts import read_json
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support_triage"
+# Three steps do not teach the task: what is wanted here is that each stage does its work.
+ACCEPTED = {"degenerate_answers", "tuned_not_worse_than_base", "leakage"}
 SMALL = {
     "max_steps": 3,
     "per_device_train_batch_size": 4,
@@ -23,8 +25,7 @@ SMALL = {
     "canary_tokens": 12,
     "evaluate_rows": 2,
     "max_new_tokens": 16,
-    # Three steps do not teach the task: what is wanted here is that each stage does its work.
-    "accept": ["degenerate_answers", "tuned_not_worse_than_base", "leakage"],
+    "accept": sorted(ACCEPTED),
 }
 
 
@@ -56,7 +57,7 @@ def test_the_main_job_on_the_embedded_base_passes_every_parity_gate(small_run: P
     assert certificate["missing_stages"] == []
     evidence = {item["name"]: item for stage in certificate["stages"] for item in stage["evidence"]}
     failed = {name for name, item in evidence.items() if item["verdict"] == "fail"}
-    assert failed <= set(SMALL["accept"])  # type: ignore[arg-type]
+    assert failed <= ACCEPTED
     for name in ("adapter", "merged_in_float32", "merged", "q8_0"):
         assert evidence[f"{name}_prompt_ids_equal"]["value"] == 1.0
         assert evidence[f"{name}_mean_kl"]["verdict"] == "pass"

@@ -52,13 +52,13 @@ def failures(base: Path, adapter: Path, merged: Path) -> dict[str, Evidence]:
     return {item.name: item for item in check_merged(base, adapter, merged, Events()) if item.verdict == "fail"}
 
 
-def rewrite(directory: Path, change: Callable[[Tensors], None], name: str = "model.safetensors") -> None:
+def rewrite(directory: Path, change: Callable[[Tensors], object], name: str = "model.safetensors") -> None:
     tensors = load_file(directory / name)
     change(tensors)
     save_file(tensors, directory / name, metadata={"format": "pt"})
 
 
-def changed_adapter(adapter_path: Path, tmp_path: Path, change: Callable[[Tensors], None]) -> Path:
+def changed_adapter(adapter_path: Path, tmp_path: Path, change: Callable[[Tensors], object]) -> Path:
     copy = tmp_path / "adapter"
     shutil.copytree(adapter_path, copy)
     rewrite(copy, change, "adapter_model.safetensors")

@@ -34,7 +34,7 @@ def adapter_bytes(run: RunDirectory) -> bytes:
 def test_training_resumed_in_the_middle_of_an_epoch_gives_the_same_adapter_bit_by_bit(
     tiny_recipe: Path, tmp_path: Path, dropout: float
 ) -> None:
-    settings = {"lora_dropout": dropout, "save_steps": 3, "max_steps": 8}
+    settings: dict[str, Any] = {"lora_dropout": dropout, "save_steps": 3, "max_steps": 8}
     undisturbed = train(tiny_recipe, tmp_path / "undisturbed", **settings)
     with pytest.raises(PulledPlug):
         train(tiny_recipe, tmp_path / "stopped", stop_after_step=5, **settings)
@@ -45,7 +45,7 @@ def test_training_resumed_in_the_middle_of_an_epoch_gives_the_same_adapter_bit_b
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny_recipe: Path, tmp_path: Path) -> None:
-    settings = {"save_steps": 2, "max_steps": 6}
+    settings: dict[str, Any] = {"save_steps": 2, "max_steps": 6}
     undisturbed = train(tiny_recipe, tmp_path / "undisturbed", **settings)
     with pytest.raises(PulledPlug):
         train(tiny_recipe, tmp_path / "stopped", stop_after_step=5, **settings)

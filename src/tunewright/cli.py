@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Fine-tune a language model on your own data, and ship it knowing that what you serve is what you trained.",
-    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 gate failed, 4 something missing on this machine, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 a gate failed, 4 missing on this machine, 130 interrupted.",
 )
 
 Target = Annotated[str, typer.Argument(help="A recipe (.yaml), a data file (.jsonl, .json, .csv), or a run directory.")]

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from tunewright.evidence import Evidence, fact
+from tunewright.evidence import Evidence, at_least, fact
 from tunewright.export.converter import CONVERTER_WHEEL
 from tunewright.models.embedded import EMBEDDED_WHEEL
 from tunewright.wheels import PinnedWheel, cache_directory, unpacked_wheel_path
@@ -54,10 +54,8 @@ def check_gpu() -> Evidence:
 
 
 def check_amount(name: str, value: int, limit: int, purpose: str) -> Evidence:
-    verdict = "pass" if value >= limit else "warn"
-    return Evidence(
-        name, value, f">= {limit}", verdict, f"{value / 2**30:.1f} GiB; {purpose} takes {limit / 2**30:.0f}."
-    )
+    detail = f"{value / 2**30:.1f} GiB; {purpose} takes {limit / 2**30:.0f}."
+    return at_least(name, value, limit, detail).softened()
 
 
 def disk_free_bytes() -> int:

@@ -59,7 +59,7 @@ class Stage:
 
     @property
     def module(self) -> StageModule:
-        return importlib.import_module(f"tunewright.{self.name}.stage")  # type: ignore[return-value]
+        return importlib.import_module(f"tunewright.{self.name}.stage")
 
 
 BEFORE_REPORT = ("data", "render", "plan", "train", "merge", "export", "verify", "evaluate")

@@ -12,6 +12,7 @@ from typing import Any
 from tunewright.chat.conversation import Conversation, Message, conversation_from_json
 from tunewright.engines.interface import Engine, TopLogprobs
 
+CLEAR_LEAD = math.log(1.5)
 CANARY_BATCH = 8  # The same wherever canaries are answered: padding can turn the last bit of a near tie.
 TOP_K = 32
 ASKED_OF_OTHERS = 128  # More than TOP_K, so that nearly every recorded token is among those that an engine returns.
@@ -88,6 +89,8 @@ class Parity:
         engine: its name.
         prompt_ids_equal: share of canaries whose prompt ids are the recorded ones.
         top1_agreement: share of answer positions at which the likeliest token is the recorded one.
+        clear_top1_agreement: the same over the positions that were clear: the recorded first choice was at least 1.5
+            times as likely as the second. Elsewhere, rounding alone may turn the order of two near equals.
         mean_kl: mean over positions of KL(recorded || engine) in nats, over the recorded tokens and one more outcome
             that stands for all the others.
         greedy_agreement: mean share of the recorded answer's tokens before the engine's own greedy answer departs.
@@ -97,6 +100,7 @@ class Parity:
     engine: str
     prompt_ids_equal: float
     top1_agreement: float
+    clear_top1_agreement: float
     mean_kl: float
     greedy_agreement: float
     answers: dict[str, str]
@@ -107,25 +111,29 @@ class Parity:
 
 def compare_with_canaries(engine: Engine, canaries: Sequence[Canary]) -> Parity:
     """Score the recorded answers with `engine` and let it answer by itself."""
-    equal_prompts, same_top1, positions, kl, agreement = 0, 0, 0, 0.0, 0.0
+    equal_prompts, kl, agreement = 0, 0.0, 0.0
+    same: list[bool] = []
+    clear: list[bool] = []
     answers = {}
     longest = max(len(canary.answer_ids) for canary in canaries)
     greedy = engine.greedy([canary.prompt_ids for canary in canaries], longest)
     for canary, found_ids in zip(canaries, greedy, strict=True):
         equal_prompts += tuple(engine.prompt_ids(canary.messages)) == canary.prompt_ids
         scored = engine.score(canary.prompt_ids, canary.answer_ids, ASKED_OF_OTHERS)
-        same_top1 += sum(recorded.ids[0] == found.ids[0] for recorded, found in zip(canary.top, scored, strict=True))
+        same += [recorded.ids[0] == found.ids[0] for recorded, found in zip(canary.top, scored, strict=True)]
+        clear += [recorded.lead >= CLEAR_LEAD for recorded in canary.top]
         kl += sum(kl_divergence(recorded, found) for recorded, found in zip(canary.top, scored, strict=True))
-        positions += len(canary.top)
         agreement += _common_prefix(found_ids, canary.answer_ids) / len(canary.answer_ids)
         answers[canary.id] = engine.decode(found_ids)
+    agreeing = [is_same for is_same, is_clear in zip(same, clear, strict=True) if is_clear]
     return Parity(
-        engine.name,
-        equal_prompts / len(canaries),
-        same_top1 / positions,
-        kl / positions,
-        agreement / len(canaries),
-        answers,
+        engine=engine.name,
+        prompt_ids_equal=equal_prompts / len(canaries),
+        top1_agreement=sum(same) / len(same),
+        clear_top1_agreement=sum(agreeing) / len(agreeing) if agreeing else 1.0,
+        mean_kl=kl / len(same),
+        greedy_agreement=agreement / len(canaries),
+        answers=answers,
     )
 
 

@@ -12,6 +12,8 @@ from tunewright.chat.template import chat_template_of
 from tunewright.engines.interface import TopLogprobs
 from tunewright.models.base import compute_device, load_model, load_tokenizer, stop_token_ids
 
+SHORTEST_PREFIX = 16
+
 
 class HFEngine:
     """A model that is already in memory.
@@ -54,20 +56,43 @@ class HFEngine:
         from transformers import GenerationConfig
 
         stop_ids = sorted(self.supervisor.stop_ids)
+        shared = self._shared_prefix(prompts)
         longest = max(len(prompt) for prompt in prompts)
         ids_BT = torch.full((len(prompts), longest), stop_ids[0])
         attention_BT = torch.zeros_like(ids_BT)
         for row, prompt in enumerate(prompts):
-            ids_BT[row, longest - len(prompt) :] = torch.tensor(prompt)
-            attention_BT[row, longest - len(prompt) :] = 1
+            # Padding stands between the shared prefix and the rest, so that all rests end together.
+            rest = longest - len(prompt) + shared
+            ids_BT[row, :shared], ids_BT[row, rest:] = torch.tensor(prompt[:shared]), torch.tensor(prompt[shared:])
+            attention_BT[row, :shared], attention_BT[row, rest:] = 1, 1
         output = self.model.generate(
             input_ids=ids_BT.to(self.model.device),
             attention_mask=attention_BT.to(self.model.device),
+            past_key_values=self._prefix_cache(prompts[0][:shared], len(prompts)) if shared else None,
             generation_config=GenerationConfig(
                 do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=stop_ids, pad_token_id=stop_ids[0]
             ),
         )
         return [_until_stop(row[longest:], self.supervisor.stop_ids) for row in output.tolist()]
+
+    def _shared_prefix(self, prompts: Sequence[Sequence[int]]) -> int:
+        """Tokens that all prompts begin with and that pay to be computed once; 0 where the cache is not plain."""
+        layers = set(getattr(self.model.config, "layer_types", None) or ["full_attention"])
+        if len(prompts) < 2 or layers != {"full_attention"} or getattr(self.model.config, "sliding_window", None):
+            return 0
+        shared = 0
+        for tokens in zip(*(prompt[:-1] for prompt in prompts), strict=False):
+            if len(set(tokens)) > 1:
+                break
+            shared += 1
+        return shared if shared >= SHORTEST_PREFIX else 0
+
+    def _prefix_cache(self, prefix: Sequence[int], rows: int) -> Any:
+        """The keys and values of `prefix`, once for each of `rows`."""
+        ids_1P = torch.tensor([list(prefix)], device=self.model.device)
+        cache = self.model(input_ids=ids_1P, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(rows)
+        return cache
 
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.supervisor.tokenizer.decode(list(ids), skip_special_tokens=True))

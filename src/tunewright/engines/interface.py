@@ -23,6 +23,11 @@ class TopLogprobs:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
 
+    @property
+    def lead(self) -> float:
+        """How far the first choice is ahead of the second, in nats."""
+        return self.logprobs[0] - self.logprobs[1]
+
 
 class Engine(Protocol):
     """One loaded model; `name` says which artifact in which program, as `merged, Hugging Face`."""

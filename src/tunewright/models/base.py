@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunewright.artifacts import sha256_of_file, sha256_of_json, write_json
 from tunewright.errors import ArtifactError, EnvironmentLackError, ModelError, ModelNotFoundError
@@ -196,7 +196,7 @@ def generation_stop_ids(path: Path) -> frozenset[int]:
     return frozenset([value] if isinstance(value, int) else value or [])
 
 
-def compute_device() -> str:
+def compute_device() -> Literal["cpu", "cuda"]:
     """`cuda` where a GPU is there, else `cpu`."""
     import torch
 

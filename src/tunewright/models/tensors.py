@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +26,7 @@ class CheckpointTensors:
         self.directory = directory
         self.file_of = _file_of_each_tensor(directory)
         self._stack = ExitStack()
-        self._open: dict[str, safe_open] = {}
+        self._open: dict[str, Any] = {}
 
     def __enter__(self) -> "CheckpointTensors":
         return self
@@ -45,13 +46,14 @@ class CheckpointTensors:
         return len(self.file_of)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._file(name).get_tensor(name)
+        tensor: torch.Tensor = self._file(name).get_tensor(name)
+        return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The tensor's shape, from the file's header alone."""
         return tuple(self._file(name).get_slice(name).get_shape())
 
-    def _file(self, name: str) -> safe_open:
+    def _file(self, name: str) -> Any:
         file = self.file_of[name]
         if file not in self._open:
             self._open[file] = self._stack.enter_context(_opened(self.directory / file))
@@ -83,7 +85,7 @@ def _file_of_each_tensor(directory: Path) -> dict[str, str]:
 def sha256_of_tensor(tensor: torch.Tensor) -> str:
     """SHA-256 over dtype, shape and the tensor's bytes in row-major order."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
     return digest.hexdigest()
 
 

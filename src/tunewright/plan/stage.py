@@ -59,7 +59,7 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
         device=device,
     )
     budget = memory_budget_bytes(config.memory_budget, device)
-    plan = {
+    plan: dict[str, Any] = {
         "layout": layout,
         "layout_reason": reason,
         "shared_prefix_tokens": prefix,
@@ -167,7 +167,7 @@ def seconds_per_step(plan: dict[str, Any], base_path: Path, supervised_share: fl
     body, head = linear_parameters(base_path)
     tokens = plan["tokens_per_epoch"] / plan["steps_per_epoch"]
     operations = 4 * tokens * (body + head * supervised_share)
-    return round(operations / (EFFICIENCY * matmul_flops(plan["dtype"], plan["device"])), 3)
+    return round(float(operations) / (EFFICIENCY * matmul_flops(plan["dtype"], plan["device"])), 3)
 
 
 def linear_parameters(base_path: Path) -> tuple[int, int]:

@@ -1,21 +1,21 @@
 """The LoRA linear layer as one operation: y = x·Wᵀ + (s·x·Aᵀ)·Bᵀ, with the gradients written out.
 
-peft computes the two paths apart, scales the wide one and adds; each of these passes over [tokens, out] costs about what
-reading the result again would, forward and backward. Here the scale falls on the narrow side [tokens, r], and both
-sums happen inside the matrix products. Shapes: x is [..., in], W [out, in], A [r, in], B [out, r]; the weights W are
-frozen, so they get no gradient.
+peft computes the two paths apart, scales the wide one and adds; each of these passes over [tokens, out] costs what
+reading the result again would, forward and backward. Here the scale falls on the narrow side [tokens, r], and both sums
+happen inside the matrix products. Shapes: x is [..., in], W [out, in], A [r, in], B [out, r]; the weights W are frozen
+and get no gradient.
 """
 
 from types import MethodType
 from typing import Any
 
 import torch
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 
 class _LoraLinear(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
@@ -33,13 +33,13 @@ class _LoraLinear(torch.autograd.Function):
         return wide.view(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        flat, weight, a, b, narrow = ctx.saved_tensors  # type: ignore[attr-defined]
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        flat, weight, a, b, narrow = ctx.saved_tensors
         wide = gradient.reshape(-1, gradient.shape[-1])
-        narrow_gradient = (wide @ b).mul_(ctx.scaling)  # type: ignore[attr-defined]
+        narrow_gradient = (wide @ b).mul_(ctx.scaling)
         x_gradient = None
-        if ctx.needs_input_grad[0]:  # type: ignore[attr-defined]
+        if ctx.needs_input_grad[0]:
             x_gradient = (wide @ weight).addmm_(narrow_gradient, a).view(*gradient.shape[:-1], weight.shape[1])
         return x_gradient, None, None, narrow_gradient.t() @ flat, wide.t() @ narrow, None
 

@@ -74,4 +74,5 @@ def write_adapter(directory: Path, model: Any, base_name: str) -> None:
 
 
 def read_adapter_weights(directory: Path) -> dict[str, torch.Tensor]:
-    return load_file(directory / ADAPTER_FILE)
+    weights: dict[str, torch.Tensor] = load_file(directory / ADAPTER_FILE)
+    return weights

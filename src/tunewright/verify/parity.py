@@ -52,9 +52,13 @@ def candidate_engines(
     config: VerifyKeys, run: RunDirectory, base: Base, dtype: torch.dtype, canaries: list[Canary]
 ) -> dict[str, tuple[Limits, Callable[[], Engine]]]:
     """What is compared, by artifact: the limits, and how to open its engine. One is open at a time."""
-    exact = {"top1_agreement": 1.0, "mean_kl": config.adapter_kl_limit}
-    rounded = {"top1_agreement": config.merged_top1_limit, "mean_kl": config.merged_kl_limit}
-    gguf = {"top1_agreement": config.gguf_top1_limit, "mean_kl": config.gguf_kl_limit}
+    exact = {"top1_agreement": 1.0, "clear_top1_agreement": 1.0, "mean_kl": config.adapter_kl_limit}
+    rounded = {**exact, "top1_agreement": config.merged_top1_limit, "mean_kl": config.merged_kl_limit}
+    gguf = {
+        "top1_agreement": config.gguf_top1_limit,
+        "clear_top1_agreement": config.gguf_clear_top1_limit,
+        "mean_kl": config.gguf_kl_limit,
+    }
     candidates: dict[str, tuple[Limits, Callable[[], Engine]]] = {
         "adapter": (exact, lambda: open_adapter(base, run / "adapter", dtype)),
     }
@@ -116,6 +120,7 @@ def describe(label: str, parity: Parity, canaries: list[Canary], limits: Limits)
         "artifact": label,
         "prompt_ids_equal": parity.prompt_ids_equal,
         "top1_agreement": parity.top1_agreement,
+        "clear_top1_agreement": parity.clear_top1_agreement,
         "mean_kl": parity.mean_kl,
         "greedy_agreement": parity.greedy_agreement,
         "degenerate_answers": len(reasons),
@@ -134,6 +139,12 @@ def check_parity(results: dict[str, Any]) -> list[Evidence]:
         evidence += [
             at_least(f"{label}_prompt_ids_equal", entry["prompt_ids_equal"], 1.0, f"{engine}: share of equal prompts."),
             at_least(f"{label}_top1_agreement", entry["top1_agreement"], limits["top1_agreement"], detail),
+            at_least(
+                f"{label}_clear_top1_agreement",
+                entry["clear_top1_agreement"],
+                limits["clear_top1_agreement"],
+                f"{detail} Where the first choice was at least 1.5 times as likely as the second.",
+            ),
             at_most(f"{label}_mean_kl", entry["mean_kl"], limits["mean_kl"], f"{detail} In nats."),
             fact(f"{label}_greedy_agreement", entry["greedy_agreement"], "Share of the answer before it departs."),
             degenerate_evidence(label, entry),

@@ -7,6 +7,7 @@ while the trained model was in memory.
 """
 
 from pathlib import Path
+from typing import Any
 
 from tunewright.artifacts import RunDirectory, StageResult, write_json
 from tunewright.events import Events
@@ -27,7 +28,7 @@ def run(config: VerifyKeys, run: RunDirectory, out: Path, events: Events) -> Sta
     return StageResult(evidence, {"engines": [entry["engine"] for entry in results["engines"]]})
 
 
-def verify(config: VerifyKeys, run: RunDirectory, events: Events) -> tuple[list[Evidence], dict[str, object]]:
+def verify(config: VerifyKeys, run: RunDirectory, events: Events) -> tuple[list[Evidence], dict[str, Any]]:
     """All evidence, and the content of `verify.json`.
 
     If a file is not what it claims to be, the engines are not asked: their answers would say less than the cause that
