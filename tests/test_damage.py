@@ -149,7 +149,7 @@ CASES: list[tuple[Damage, str, str]] = [
     (merged_twice, "merged_tensors_exact", "has the adapter merged twice"),
     (merged_from_four_bits, "merged_tensors_exact", "comes from a base that went through 4 bits"),
     (quantization_config_put_back, "quantization_config_absent", "config.json has quantization_config"),
-    (template_replaced_in_gguf, "gguf_chat_template_q8_0", "harmless"),
+    (template_replaced_in_gguf, "gguf_chat_template_q8_0", "armless test model"),
     (stop_token_missing, "merged_stop_tokens_missing", "lacks the stop token <|im_end|>"),
     (gguf_truncated, "gguf_complete_q8_0", "the file ends at byte"),
     (tokenizer_of_another_model, "merged_tokenizer_same", "tokenizer of another model"),

@@ -16,7 +16,7 @@ from tunewright.events import Events
 from tunewright.evidence import Evidence
 from tunewright.merge.stage import merge, write_shards
 from tunewright.models.adapter import Adapter
-from tunewright.models.base import Base, identity_files, load_model, validate_same_base
+from tunewright.models.base import Base, identity_files, load_model, peft_warnings_silenced, validate_same_base
 from tunewright.models.merge_check import check_merged, through_nf4
 from tunewright.models.tensors import CheckpointTensors
 from tunewright.recipe import TrainKeys
@@ -68,7 +68,8 @@ def changed_adapter(adapter_path: Path, tmp_path: Path, change: Callable[[Tensor
 def test_merge_equals_pefts_own_merge_tensor_by_tensor(base: Base, adapter_path: Path, merged_path: Path) -> None:
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(load_model(base.path, torch.float32), str(adapter_path))
+    with peft_warnings_silenced():
+        model = PeftModel.from_pretrained(load_model(base.path, torch.float32), str(adapter_path))
     oracle = model.merge_and_unload().state_dict()
     with CheckpointTensors(merged_path) as merged:
         for name in merged:

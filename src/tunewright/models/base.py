@@ -2,6 +2,9 @@
 
 import json
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -173,6 +176,14 @@ def load_model(path: Path, dtype: Any, device: str = "cpu", trust_remote_code: b
     if wrong:
         raise ModelError(str(path), f"weights came out in {', '.join(sorted(wrong))}", expected=str(dtype))
     return model.to(device).eval()
+
+
+@contextmanager
+def peft_warnings_silenced() -> Iterator[None]:
+    """peft asks the model for checkpointing by a name that transformers calls deprecated; the user cannot mend that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        yield
 
 
 def stop_token_ids(path: Path, tokenizer: Any) -> frozenset[int]:

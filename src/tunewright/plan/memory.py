@@ -15,7 +15,6 @@ times without.
 
 import copy
 import time
-import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -36,6 +35,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, PretrainedConfig, masking_utils
 
 from tunewright.errors import ModelError, UsageError
+from tunewright.models.base import peft_warnings_silenced
 
 Device = Literal["cpu", "cuda"]
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
@@ -236,9 +236,7 @@ def _meta_lora_model(
 ) -> Any:
     """The base with its adapter, all parameters and buffers on the meta device."""
     lora = LoraConfig(r=lora_r, target_modules=lora_target_modules, lora_dropout=0.0, init_lora_weights=False)
-    with torch.device("meta"), warnings.catch_warnings():
-        # PEFT asks the model by the name that transformers 5 calls deprecated.
-        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+    with torch.device("meta"), peft_warnings_silenced():
         base = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=base_dtype)
         return get_peft_model(base, lora, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
 

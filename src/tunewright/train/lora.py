@@ -1,7 +1,6 @@
 """The adapter: attach it to a base, read and write its weights under peft's names."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tunewright.errors import TrainingError
+from tunewright.models.base import peft_warnings_silenced
 from tunewright.recipe import TrainKeys
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -21,25 +21,22 @@ def attach_adapter(model: Any, config: TrainKeys) -> Any:
         TrainingError: no module of the model has one of the names in `lora_target_modules`.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.utils.error import NoMatchingPeftModuleError
 
     torch.manual_seed(config.seed)
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type,unused-ignore]
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_target_modules,
+        use_rslora=config.use_rslora,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
     try:
-        with warnings.catch_warnings():
-            # peft asks transformers for an attribute by its old name.
-            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-            return get_peft_model(
-                model,
-                LoraConfig(
-                    r=config.lora_r,
-                    lora_alpha=config.lora_alpha,  # type: ignore[arg-type,unused-ignore]
-                    lora_dropout=config.lora_dropout,
-                    target_modules=config.lora_target_modules,
-                    use_rslora=config.use_rslora,
-                    bias="none",
-                    task_type="CAUSAL_LM",
-                ),
-            )
-    except ValueError as error:
+        with peft_warnings_silenced():
+            return get_peft_model(model, lora)
+    except (ValueError, NoMatchingPeftModuleError) as error:
         raise TrainingError(
             "lora_target_modules", str(error).splitlines()[0], mend="Use `all-linear`, or names of linear modules."
         ) from None

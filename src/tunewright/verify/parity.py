@@ -16,7 +16,7 @@ from tunewright.engines.llama_cpp import LlamaCppEngine
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_least, at_most, fact, failed
 from tunewright.models.adapter import Adapter
-from tunewright.models.base import Base, compute_device, load_model
+from tunewright.models.base import Base, compute_device, load_model, peft_warnings_silenced
 from tunewright.models.tensors import CheckpointTensors
 from tunewright.recipe import VerifyKeys
 
@@ -80,7 +80,8 @@ def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype) -> HFEngine
     from peft import PeftModel
 
     device = compute_device()
-    model = PeftModel.from_pretrained(load_model(base.path, dtype, device), str(adapter_path)).eval()
+    with peft_warnings_silenced():
+        model = PeftModel.from_pretrained(load_model(base.path, dtype, device), str(adapter_path)).eval()
     return HFEngine(model, open_supervisor(base.path, base.name), "adapter, Hugging Face", CANARY_BATCH)
 
 
