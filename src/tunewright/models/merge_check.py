@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from tunewright.artifacts import read_json
-from tunewright.errors import ArtifactError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, equal
 from tunewright.models.adapter import Adapter
@@ -181,10 +180,3 @@ def check_base(recorded: dict[str, Any], files: dict[str, str], tensors: dict[st
 
 def _changed_names(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
     return [name for name in sorted({*recorded, *found}) if recorded.get(name) != found.get(name)]
-
-
-def validate_quantization_absent(path: Path) -> None:
-    """Raise `ArtifactError` if the checkpoint calls itself quantized."""
-    (evidence,) = check_config(path)
-    if evidence.verdict == "fail":
-        raise ArtifactError(str(path / "config.json"), evidence.detail)

@@ -27,6 +27,7 @@ from tunewright.evidence import Evidence, at_most, fact
 from tunewright.models.base import Base, find_base, load_model
 from tunewright.models.tensors import tensor_hashes
 from tunewright.recipe import TrainKeys
+from tunewright.train.checkpoints import TrainingLog
 from tunewright.train.fused_lora import fuse_lora_layers
 from tunewright.train.layouts import Layout
 from tunewright.train.loop import Samples, Trainer
@@ -40,73 +41,70 @@ def inputs(config: TrainKeys) -> dict[str, str]:
 
 
 def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
-    import torch
-
     base = find_base(config, events)
     plan = read_json(run / "plan.json")
     accelerator = open_accelerator(plan["dtype"], plan["device"])
-    dtype = getattr(torch, plan["dtype"])
-    model = load_model(base.path, dtype, plan["device"], config.trust_remote_code)
+    model = load_trainable(config, base, plan)
+    engine = HFEngine(model, open_supervisor(base.path, config.model), "trained model", CANARY_BATCH)
+    held_out = held_out_conversations(run)
+    train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
+    layout, layout_evidence = choose_layout(plan, model, train, accelerator, events)
+    samples = Samples(held_out[: config.sample_prompts], engine)
+    trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, events)
+    key = training_key(config, run, base, layout.name, plan["dtype"])
+    log = trainer.run(run / CHECKPOINTS, key)
+    directory = out / "adapter"
+    write_adapter(directory, model, base.name)
+    write_log(directory / "training.json", log, model, plan)
+    write_base(directory / "base.json", base)
+    write_canaries(directory / "canaries.json", config, model, engine, held_out, events)
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+    facts = {"base": base.name, "layout": layout.name, "tokens_per_second": trainer.tokens_per_second}
+    return StageResult(
+        [*layout_evidence, *check_training(log.steps, log.evaluations)],
+        {**facts, **describe_log(log), **parameter_counts(model), "versions": versions()},
+    )
+
+
+def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> Any:
+    """The base in the planned dtype with a new adapter, ready for the loop."""
+    import torch
+
+    model = load_model(base.path, getattr(torch, plan["dtype"]), plan["device"], config.trust_remote_code)
     model = attach_adapter(model, config)
     fuse_lora_layers(model)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
-    layout, layout_evidence = choose_layout(plan, model, train, accelerator, events)
-    engine = HFEngine(model, open_supervisor(base.path, config.model), "trained model", CANARY_BATCH)
-    held_out = held_out_conversations(run)
-    trainer = Trainer(
-        config,
-        model,
-        accelerator,
-        layout,
-        train,
-        evaluation,
-        Samples(held_out[: config.sample_prompts], engine),
-        events,
-    )
-    key = sha256_of_json(
+    return model
+
+
+def training_key(config: TrainKeys, run: RunDirectory, base: Base, layout: str, dtype: str) -> str:
+    """The hash of everything that determines the adapter; a checkpoint with another one is not taken."""
+    return sha256_of_json(
         {
             "config": config.model_dump(mode="json"),
             "rows": run.require_manifest("render").digest,
             "base": base.identity,
-            "layout": layout.name,
-            "dtype": plan["dtype"],
+            "layout": layout,
+            "dtype": dtype,
         }
     )
-    log = trainer.run(run / CHECKPOINTS, key)
-    directory = out / "adapter"
-    write_adapter(directory, model, base.name)
-    counts = parameter_counts(model)
-    write_json(
-        directory / "training.json",
-        {
-            "steps": log.steps,
-            "evaluations": log.evaluations,
-            "optimizer_steps": len(log.steps),
-            **counts,
-            "dtype": plan["dtype"],
-            "device": plan["device"],
-        },
-    )
-    write_base(directory / "base.json", base)
-    write_canaries(directory / "canaries.json", config, model, engine, held_out, events)
-    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
-    return StageResult(
-        [*layout_evidence, *check_training(log.steps, log.evaluations)],
-        {
-            "base": base.name,
-            "optimizer_steps": len(log.steps),
-            "first_loss": log.steps[0]["loss"],
-            "final_loss": log.steps[-1]["loss"],
-            "best_eval_loss": best_eval_loss(log.evaluations),
-            "tokens_per_second": trainer.tokens_per_second,
-            "layout": layout.name,
-            "versions": versions(),
-            **counts,
-        },
-    )
+
+
+def write_log(path: Path, log: TrainingLog, model: Any, plan: dict[str, Any]) -> None:
+    where = {"dtype": plan["dtype"], "device": plan["device"]}
+    entries = {"steps": log.steps, "evaluations": log.evaluations, "optimizer_steps": len(log.steps)}
+    write_json(path, {**entries, **parameter_counts(model), **where})
+
+
+def describe_log(log: TrainingLog) -> dict[str, Any]:
+    return {
+        "optimizer_steps": len(log.steps),
+        "first_loss": log.steps[0]["loss"],
+        "final_loss": log.steps[-1]["loss"],
+        "best_eval_loss": best_eval_loss(log.evaluations),
+    }
 
 
 def open_accelerator(dtype: str, device: str) -> Any:
