@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tiny_rows import tiny_rows
+
 GOOD = '{"messages": [{"role": "user", "content": "Hallo"}, {"role": "assistant", "content": "Guten Tag!"}]}\n'
+
+
+def write_rows(directory: Path) -> None:
+    """Thirty rows that the audit has nothing against."""
+    (directory / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in tiny_rows()[:30]))
 
 
 def tunewright(*arguments: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -82,13 +89,13 @@ def test_an_unknown_recipe_key_is_named_with_the_nearest_one(tmp_path: Path) -> 
 
 
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text(GOOD * 30)
+    write_rows(tmp_path)
     result = tunewright("run", "rows.jsonl", "--model", "./no-such-model", cwd=tmp_path)
     assert "./no-such-model: there is no such base model" in message_of(result, 2)
 
 
 def test_a_hub_model_without_a_network_names_the_way_out(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text(GOOD * 30)
+    write_rows(tmp_path)
     result = tunewright("run", "rows.jsonl", "--model", "nobody/nothing", cwd=tmp_path, HF_HUB_OFFLINE="1")
     assert "hub cannot be reached" in message_of(result, 4)
 
@@ -104,13 +111,16 @@ def test_errors_are_json_if_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
-    if not Path("/dev/full").exists():
-        pytest.skip("/dev/full is not there")
-    (tmp_path / "rows.jsonl").write_text(GOOD * 30)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "events.jsonl").symlink_to("/dev/full")
-    result = tunewright("run", "rows.jsonl", "--run-dir", "run", "--until", "data", cwd=tmp_path)
+    write_rows(tmp_path)
+    script = (
+        "import errno, os, sys\nfrom tunewright import artifacts, cli\n"
+        "def full(path):\n    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))\n"
+        "artifacts.flush_to_disk = full\n"
+        "sys.argv = ['tunewright', 'run', 'rows.jsonl', '--until', 'data']\ncli.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert "no space is left" in message_of(result, 4)
+    assert not (tmp_path / "runs" / "rows" / "manifests" / "data.json").exists()
 
 
 def test_check_leaves_no_run_behind(tmp_path: Path) -> None:
