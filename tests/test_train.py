@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tunewright.artifacts import RunDirectory, read_json
-from tunewright.errors import TrainingError
+from tunewright.errors import RecipeError, TrainingError
 from tunewright.events import Event, Events
 from tunewright.pipeline import run_pipeline
 from tunewright.recipe import read_recipe
@@ -92,5 +92,5 @@ def test_training_lowers_the_loss_and_every_step_has_a_gradient(tiny_recipe: Pat
 
 
 def test_unknown_target_modules_are_refused_by_name(tiny_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no_such_layer"):
+    with pytest.raises(RecipeError, match="no_such_layer"):
         train(tiny_recipe, tmp_path / "run", lora_target_modules=["no_such_layer"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunewright.artifacts import sha256_of_file, sha256_of_json, write_json
-from tunewright.errors import ArtifactError, EnvironmentLackError, ModelError, ModelNotFoundError
+from tunewright.errors import ArtifactError, EnvironmentLackError, ModelError, ModelNotFoundError, RecipeError
 from tunewright.events import Events
 from tunewright.recipe import ModelKeys
 from tunewright.wheels import cache_directory
@@ -184,6 +184,24 @@ def peft_warnings_silenced() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
         yield
+
+
+def with_adapter(model: Any, lora: Any, **options: Any) -> Any:
+    """`model` with the adapter that a peft LoraConfig describes; `options` go to peft.
+
+    Raises:
+        RecipeError: no module of the model has one of the names in `lora_target_modules`.
+    """
+    from peft import get_peft_model
+    from peft.utils.error import NoMatchingPeftModuleError
+
+    try:
+        with peft_warnings_silenced():
+            return get_peft_model(model, lora, **options)
+    except (ValueError, NoMatchingPeftModuleError) as error:
+        raise RecipeError(
+            "lora_target_modules", str(error).splitlines()[0], mend="Use `all-linear`, or names of linear modules."
+        ) from None
 
 
 def stop_token_ids(path: Path, tokenizer: Any) -> frozenset[int]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -35,7 +35,7 @@ from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, PretrainedConfig, masking_utils
 
 from tunewright.errors import ModelError, UsageError
-from tunewright.models.base import peft_warnings_silenced
+from tunewright.models.base import with_adapter
 
 Device = Literal["cpu", "cuda"]
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
@@ -236,9 +236,9 @@ def _meta_lora_model(
 ) -> Any:
     """The base with its adapter, all parameters and buffers on the meta device."""
     lora = LoraConfig(r=lora_r, target_modules=lora_target_modules, lora_dropout=0.0, init_lora_weights=False)
-    with torch.device("meta"), peft_warnings_silenced():
+    with torch.device("meta"):
         base = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=base_dtype)
-        return get_peft_model(base, lora, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
+        return with_adapter(base, lora, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
 
 
 def _make_fake(model: Any, adapter_dtype: torch.dtype, device: Device) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tunewright.errors import TrainingError
-from tunewright.models.base import peft_warnings_silenced
+from tunewright.models.base import with_adapter
 from tunewright.recipe import TrainKeys
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -18,10 +18,9 @@ def attach_adapter(model: Any, config: TrainKeys) -> Any:
     """`model` with a new LoRA adapter; A is random by `config.seed`, B is zero, so that the model starts as the base.
 
     Raises:
-        TrainingError: no module of the model has one of the names in `lora_target_modules`.
+        RecipeError: no module of the model has one of the names in `lora_target_modules`.
     """
-    from peft import LoraConfig, get_peft_model
-    from peft.utils.error import NoMatchingPeftModuleError
+    from peft import LoraConfig
 
     torch.manual_seed(config.seed)
     lora = LoraConfig(
@@ -33,13 +32,7 @@ def attach_adapter(model: Any, config: TrainKeys) -> Any:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    try:
-        with peft_warnings_silenced():
-            return get_peft_model(model, lora)
-    except (ValueError, NoMatchingPeftModuleError) as error:
-        raise TrainingError(
-            "lora_target_modules", str(error).splitlines()[0], mend="Use `all-linear`, or names of linear modules."
-        ) from None
+    return with_adapter(model, lora)
 
 
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
