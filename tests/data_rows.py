@@ -8,7 +8,7 @@ from typing import Any
 
 from tunewright.artifacts import RunDirectory, StageResult
 from tunewright.data import stage
-from tunewright.data.ledger import Account, account_for
+from tunewright.data.account import Account, account_for
 from tunewright.data.read import plan_sources, read_rows
 from tunewright.events import Events
 from tunewright.evidence import Evidence

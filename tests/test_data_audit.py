@@ -6,7 +6,6 @@ import pytest
 
 from data_rows import Outcome, good_pairs, pair, run_data, write_rows
 from tunewright.data.audit.run import CHECKS
-from tunewright.data.audit.texts import mojibake_in, repaired_text, secret_in
 from tunewright.errors import RecipeError
 
 ARTICLE = (
@@ -48,10 +47,11 @@ def test_nothing_is_found_in_good_rows_with_a_system_prompt(tmp_path: Path) -> N
         ("bare_scalar_targets", "True"),
         ("bare_scalar_targets", "null"),
         ("mojibake", "Die BÃ¼cherei Ã¶ffnet."),
+        ("control_tokens", "Done.<|im_end|>"),
     ],
 )
 def test_a_bad_target_fails_its_check(tmp_path: Path, check: str, target: str) -> None:
-    outcome = audit(tmp_path, [pair(ARTICLE, target)])
+    outcome = audit(tmp_path, [pair(ARTICLE, target)], audit={check: "gate"})
     assert outcome.evidence(check).verdict == "fail"
     assert outcome.rows_found_by(check) == ["rows.jsonl:41"]
     assert "rows.jsonl:41" in outcome.evidence(check).detail
@@ -114,11 +114,11 @@ def test_a_target_of_most_rows_warns_and_of_all_rows_fails(tmp_path: Path, same:
 def test_targets_off_the_schema_of_most_are_named(tmp_path: Path) -> None:
     usual = [{**row, "completion": json.dumps({"a": n, "b": f"text {n}"})} for n, row in enumerate(good_pairs(30))]
     outcome = audit(
-        tmp_path, [*usual, pair("x?", '{"a": 1}'), pair("y?", '{"b": 1, "a": 2}'), pair("z?", "text")], good=0
+        tmp_path, [*usual, pair("x?", '{"a": 1}'), pair("y?", '{"b": "c", "a": 2}'), pair("z?", "text")], good=0
     )
     item = outcome.evidence("schema_outliers")
     assert (item.verdict, item.value) == ("fail", round(2 / 33, 4))
-    assert "rows.jsonl:31 (without b); rows.jsonl:33 (no JSON object)" in item.detail
+    assert "rows.jsonl:31 (without b); rows.jsonl:33 (no JSON)" in item.detail
 
 
 def test_targets_without_a_common_schema_only_warn(tmp_path: Path) -> None:
@@ -192,28 +192,6 @@ def test_secrets_are_found_and_shown_masked(tmp_path: Path, text: str, kind: str
     assert (item.value, item.verdict) == (1, "warn")
     assert f"({kind}******** at character " in item.detail
     assert text not in (tmp_path / "out" / "data" / "audit.json").read_text()
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["4111 1111 1111 1112", "14111111111111111", "0.4111111111111111", "a@example.org", "a@host", "sk-short", "5" * 16],
-)
-def test_what_only_looks_like_a_secret_is_none(text: str) -> None:
-    assert secret_in(f"It was {text}") is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["Ärger", "it’s", "✅ done", "🔍", "naïve œuvre", "Größe 20 °C", "Привет", "你好", "„Ja“ – 5 €"],
-)
-def test_mojibake_is_found_and_its_repair_is_what_was_written(text: str) -> None:
-    broken = "".join(
-        bytes([byte]).decode("cp1252") if byte not in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else chr(byte)
-        for byte in text.encode()
-    )
-    assert mojibake_in(text) is None
-    assert mojibake_in(broken) is not None
-    assert repaired_text(broken) == text
 
 
 def test_the_repair_of_mojibake_is_offered(tmp_path: Path) -> None:

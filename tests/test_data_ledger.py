@@ -2,12 +2,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_rows import accounts_of, good_pairs, pair, run_data, write_rows
-from tunewright.data.ledger import validate_balance
+from tunewright.data.account import Account
+from tunewright.data.ledger import Totals, ledger_line, validate_balance
+from tunewright.data.spool import PER_ROW, Spool
 from tunewright.errors import DataError
 
 LINES = st.one_of(
@@ -35,7 +38,6 @@ def test_every_row_that_is_not_blank_has_one_account(tmp_path: Path, lines: list
     path.write_bytes(content)
     accounts = accounts_of(path)
     raw_lines = [line for line in content.split(b"\n") if line.strip()]
-    validate_balance(len(raw_lines), accounts)
     assert [account.row.record.raw for account in accounts] == [line.rstrip(b"\r") for line in raw_lines]
     assert all((account.fault is None) == (account.fate != "rejected") for account in accounts)
 
@@ -54,11 +56,32 @@ def test_the_order_of_rows_changes_neither_their_fate_nor_their_side(tmp_path: P
     assert fates(tmp_path, order) == fates(tmp_path, list(range(12)))
 
 
-def test_a_balance_that_is_off_stops(tmp_path: Path) -> None:
+def totals_of(accounts: list[Account]) -> Totals:
+    totals = Totals()
+    for account in accounts:
+        totals.add(account, source=0)
+    return totals
+
+
+def test_a_row_that_comes_twice_or_out_of_order_stops(tmp_path: Path) -> None:
+    first, second, third = accounts_of(write_rows(tmp_path / "rows.jsonl", good_pairs(3)))
+    for accounts in ([first, first], [first, third, second]):
+        with pytest.raises(DataError, match="expected every row once, in order"):
+            totals_of(accounts)
+    merged = totals_of([first, second])
+    with pytest.raises(DataError, match="expected every row once, in order"):
+        merged.merge(totals_of([second, third]))
+
+
+def test_a_ledger_with_a_line_too_few_stops(tmp_path: Path) -> None:
     accounts = accounts_of(write_rows(tmp_path / "rows.jsonl", good_pairs(3)))
-    for rows_in, some in ((4, accounts), (3, [*accounts[:2], accounts[0]])):
-        with pytest.raises(DataError, match="expected every row once"):
-            validate_balance(rows_in, some)
+    with Spool(tmp_path) as spool:
+        counts = np.ones(2, dtype=np.uint16)
+        spool.append(b"".join(map(ledger_line, accounts[:2])), b"", {"key": counts[:0], PER_ROW: counts})
+        spool.flush()
+        validate_balance(totals_of(accounts[:2]), spool)
+        with pytest.raises(DataError, match="3 rows were read"):
+            validate_balance(totals_of(accounts), spool)
 
 
 def test_the_ledger_says_everything_about_each_row(tmp_path: Path) -> None:

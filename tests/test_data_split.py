@@ -4,7 +4,6 @@ from pathlib import Path
 import pytest
 
 from data_rows import NOUNS, Outcome, good_pairs, pair, run_data, write_rows
-from tunewright.data.near import PromptIndex, jaccard, shingles_of, words_of
 from tunewright.errors import DataError, RecipeError, UsageError
 
 
@@ -83,36 +82,3 @@ def test_files_without_a_usable_row_are_refused_with_the_reasons(tmp_path: Path)
     for train, held_out, key in ((bad, good, "data"), (good, bad, "eval_data")):
         with pytest.raises(DataError, match=f"^{key}: all 1 rows were rejected\n  b.jsonl:1: unknown shape"):
             run_data(tmp_path, [train], eval_data=[str(held_out)])
-
-
-def test_similarity_of_trigrams_is_exact() -> None:
-    left = shingles_of(words_of("a b c d e f g"))
-    right = shingles_of(words_of("a b c d e f x"))
-    assert jaccard(left, right) == pytest.approx(4 / 6)
-
-
-def test_words_keep_signs_and_drop_punctuation() -> None:
-    assert words_of("Was ist 3-4? „Größe“, 東京.") == ("was", "ist", "3", "-", "4", "grösse", "東", "京")
-
-
-def test_wording_that_all_prompts_share_makes_none_alike() -> None:
-    shared = " ".join(f"word{number}" for number in range(200))
-    index = PromptIndex([f"{shared} {number} {number * 7} {number * 13}" for number in range(30)])
-    assert index.clusters == list(range(30))
-
-
-def test_near_search_finds_the_pairs_that_comparing_all_finds() -> None:
-    rng = random.Random(3)  # noqa: S311
-    base = [[str(rng.randrange(500)) for _ in range(60)] for _ in range(60)]
-    prompts = [" ".join(words) for words in base]
-    for words in base:
-        changed = list(words)
-        for place in rng.sample(range(60), rng.randint(1, 4)):
-            changed[place] = "new"
-        prompts.append(" ".join(changed))
-    sets = [shingles_of(words_of(prompt)) for prompt in prompts]
-    near = {(a, b) for a in range(120) for b in range(a) if jaccard(sets[a], sets[b]) >= 0.8}
-    index = PromptIndex(prompts)
-    found = {(a, b) for a in range(120) for b in index.matches(a, lambda other: True) if b < a}
-    assert 20 < len(near) < 60
-    assert found == near

@@ -1,5 +1,6 @@
 """The recipe: field-standard keys, aliases of other tools, and errors that name the nearest key."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,13 @@ def test_a_recipe_survives_its_own_yaml(tmp_path: Path) -> None:
 def test_the_default_name_is_that_of_the_recipes_directory_or_of_the_file() -> None:
     assert default_name(Path("examples/triage/recipe.yaml")) == "triage"
     assert default_name(Path("data/rows.jsonl.gz")) == "rows"
+
+
+def test_data_is_beside_the_recipe_and_a_hub_data_set_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "rows").mkdir()
+    names = ["rows.jsonl", "own/rows", "owner/name", "owner/name@v1:data/a.jsonl", "folder/rows.jsonl"]
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"data": names}))
+    root = tmp_path.resolve()
+    expected = [str(root / "rows.jsonl"), str(root / "own" / "rows"), *names[2:4], str(root / "folder" / "rows.jsonl")]
+    assert read_recipe(tmp_path / "recipe.yaml", {}).data == expected

@@ -87,14 +87,64 @@ def stage_command(stage: str, summary: str) -> None:
         again: Again = False,
         as_json: AsJson = False,
     ) -> None:
-        looks_only = stage in {"data", "render", "plan"}
+        looks_only = stage in {"render", "plan"}
         run_until(stage, target, model, override, run_dir, accept, on_bad_row, as_json, again, looks_only)
 
-    name = "check" if stage == "data" else stage
-    app.command(name, help=f"{summary} Stages that it needs and that are not done yet are done first.")(command)
+    app.command(stage, help=f"{summary} Stages that it needs and that are not done yet are done first.")(command)
 
 
-stage_command("data", "Read the rows, account for every one of them in the ledger, and audit them.")
+@app.command()
+def check(
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA...", help="Files, directories or hub data sets; or one recipe or run directory."),
+    ],
+    model: Model = None,
+    override: Override = None,
+    on_bad_row: Annotated[
+        str | None, typer.Option(help="reject (default) or stop: what to do with rows that cannot be read.")
+    ] = None,
+    accept: Annotated[list[str] | None, typer.Option(help="Let this gate fail. Repeatable.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the findings and the rows to this file.")] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Write what became of each row to this file (JSON Lines).")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Keep what was made in this run directory.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what became of every row, what is wrong with the data and, with a model, how long the rows are.
+
+    Nothing is trained and nothing is left behind. Example: tunewright check rows.jsonl --model Qwen/Qwen3-1.7B
+    """
+    from tunewright.check.look import look, save_ledger
+    from tunewright.check.request import recipe_for, validate_output
+    from tunewright.check.show import print_outcome
+    from tunewright.recipe import parse_override
+    from tunewright.terminal import print_json
+
+    _State.as_json = as_json
+    given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
+    overrides = {"on_bad_row": "reject", **dict(parse_override(text) for text in override or [])}
+    recipe = recipe_for(data, overrides | {key: value for key, value in given.items() if value})
+    for option, path in (("--html", html), ("--ledger", ledger)):
+        if path is not None:
+            validate_output(path, option, recipe)
+    with (
+        kept_run(run_dir) as run,
+        listening(as_json, run, quiet_evidence=True) as events,
+        look(recipe, run, events) as found,
+    ):
+        if ledger is not None:
+            save_ledger(found, ledger)
+        if html is not None:
+            from tunewright.check.page import write_page
+
+            write_page(found, html)
+        print_json(found.outcome.as_json()) if as_json else print_outcome(found.outcome)
+    if found.outcome.failed:
+        raise typer.Exit(3)
+
+
 stage_command("render", "Turn the rows into token ids with proven masks.")
 stage_command("plan", "Say how the run will go: layout, steps, memory against what is free, time.")
 stage_command("train", "Train the adapter and record the canaries.")
@@ -296,13 +346,26 @@ def run_directory(chosen: Path | None, default: Path, looks_only: bool) -> "Iter
 
 
 @contextmanager
-def listening(as_json: bool, run: "RunDirectory | None" = None) -> Iterator[Any]:
+def kept_run(path: Path | None) -> "Iterator[RunDirectory | None]":
+    """The run directory to leave behind, held for this process, if one was named."""
+    from tunewright.artifacts import RunDirectory
+
+    if path is None:
+        yield None
+        return
+    run = RunDirectory(path)
+    with run.locked():
+        yield run
+
+
+@contextmanager
+def listening(as_json: bool, run: "RunDirectory | None" = None, quiet_evidence: bool = False) -> Iterator[Any]:
     """Events that are shown in the terminal, and kept in the run if there is one."""
     from tunewright.events import Events
     from tunewright.terminal import Terminal
 
     _State.as_json = as_json
-    terminal = Terminal()
+    terminal = Terminal(quiet_evidence)
     try:
         yield Events(run.events_path if run else None, (terminal,))
     finally:

@@ -82,7 +82,10 @@ class Progress:
         self._last_emitted = 0.0
 
     def advance(self, count: int = 1) -> None:
-        self.done += count
+        self.reach(self.done + count)
+
+    def reach(self, done: int) -> None:
+        self.done = done
         now = time.monotonic()
         if self.done < self.total and now - self._last_emitted < self.SECONDS_BETWEEN:
             return

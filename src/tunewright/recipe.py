@@ -6,6 +6,7 @@ known one; the names of other tools are understood.
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -28,6 +29,9 @@ ALIASES = {
     "validation_file": "eval_data",
     "system": "system_prompt",
     "default_system": "system_prompt",
+    "column_mapping": "columns",
+    "stratify": "stratify_by",
+    "stratify_by_column": "stratify_by",
     "cutoff_len": "max_length",
     "max_seq_length": "max_length",
     "max_seq_len": "max_length",
@@ -61,6 +65,11 @@ def _unique(names: list[str]) -> list[str]:
 
 Names = Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_unique)]
 Check = Literal["gate", "warn", "off"]
+HUB_DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[^:]+)?(:.+)?")
+Column = Literal[
+    "messages", "prompt", "input", "completion", "reasoning", "system", "tools", "history", "chosen", "rejected",
+    "role", "content",
+]  # fmt: skip
 
 
 class Section(BaseModel):
@@ -81,6 +90,14 @@ class DataKeys(Section):
     eval_rows: int | None = Field(None, ge=0, description="Rows to hold out without `eval_data`; default: one in ten.")
     system_prompt: str | None = Field(None, description="System prompt for rows that have none (see the next key).")
     system_prompt_for: Literal["missing", "all"] = Field("missing", description="Which rows get `system_prompt`.")
+    columns: dict[Column, str] = Field({}, description="The rows' own keys, as `{prompt: text, completion: label}`.")
+    roles: dict[str, Literal["system", "user", "assistant", "tool"]] = Field(
+        {}, description="The rows' own names of roles, as `{customer: user}`."
+    )
+    reasoning: Literal["train", "keep", "strip"] = Field(
+        "train", description="What becomes of reasoning: learned, kept without being learned, or removed."
+    )
+    stratify_by: str | None = Field(None, description="Field of the rows, or of JSON answers, that both sides share.")
     on_bad_row: Literal["stop", "reject"] = Field("stop", description="Stop at rows that cannot be read, or go on.")
     audit: dict[str, Check] = Field({}, description="Per audit check: `gate`, `warn` or `off`.")
     seed: int = Field(42, ge=0, description="Seed of the split, the order of rows and the adapter's first weights.")
@@ -197,7 +214,7 @@ def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
     data = resolve_keys(data, str(path))
     for key in ("data", "eval_data"):
         if key in data:
-            data[key] = [str(_beside(path, name)) for name in _as_list(data[key])]
+            data[key] = [_data_beside(path, str(name)) for name in _as_list(data[key])]
     if isinstance(data.get("model"), str) and data["model"].startswith("."):
         data["model"] = str(_beside(path, data["model"]))
     return build_recipe({"name": default_name(path), **data, **resolve_keys(overrides, "-o")}, str(path))
@@ -205,6 +222,13 @@ def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
 
 def _beside(recipe_path: Path, name: str) -> Path:
     return (recipe_path.parent / Path(name).expanduser()).resolve()
+
+
+def _data_beside(recipe_path: Path, name: str) -> str:
+    """A path relative to the recipe; what can only be the name of a hub data set stays as it is."""
+    path = _beside(recipe_path, name)
+    is_name = HUB_DATA_SET.fullmatch(name) is not None and (":" in name or "@" in name or not Path(name).suffix)
+    return name if is_name and not path.exists() else str(path)
 
 
 def default_name(path: Path) -> str:

@@ -25,10 +25,15 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Terminal:
-    """Prints events as they come: a live bar on a terminal, a line now and then elsewhere."""
+    """Prints events as they come: a live bar on a terminal, a line now and then elsewhere.
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+    Args:
+        quiet_evidence: leave evidence out, for a command that shows it at its end.
+    """
+
+    def __init__(self, quiet_evidence: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.quiet_evidence = quiet_evidence
         self._bar: Progress | None = None
         self._task: Any = None
         self._unit = ""
@@ -59,7 +64,7 @@ class Terminal:
 
     def _show_evidence(self, event: Event) -> None:
         self.close()
-        if event["verdict"] == "pass":
+        if event["verdict"] == "pass" or self.quiet_evidence:
             return
         limit = f" (limit {event['limit']})" if event["limit"] else ""
         text = f"{event['name']} = {figure(event['value'])}{limit}: {event['detail']}"

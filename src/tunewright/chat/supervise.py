@@ -19,12 +19,13 @@ assistant's turn, each equal to what inference would see.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.chat.conversation import Conversation, Message
+from tunewright.chat.places import Span, TokenPlaces, find_messages, message_openings
 from tunewright.chat.template import ChatTemplate
 from tunewright.errors import RenderError
 
@@ -34,16 +35,32 @@ class SupervisedRow:
     """A row ready for training.
 
     Attributes:
-        id: the conversation's id; `id#k` where a conversation became several rows.
+        conversation: the conversation's id.
         ids: int32 [T], token ids.
         mask: bool [T], true where the token is learned.
         last_prompt_length: number of tokens before the last supervised span.
+        message: index of the one message that is learned, where a conversation became several rows.
+        places: which message each token belongs to; None for a row that was not made by a `Supervisor`.
     """
 
-    id: str
+    conversation: str
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
     last_prompt_length: int
+    message: int | None = None
+    places: TokenPlaces | None = None
+
+    @property
+    def id(self) -> str:
+        """The conversation's id, followed by `#MESSAGE` where the conversation became several rows."""
+        return self.conversation if self.message is None else f"{self.conversation}#{self.message}"
+
+
+class Encoded(NamedTuple):
+    """Token ids and the characters of each."""
+
+    ids: list[int]
+    offsets: list[Span]
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,8 @@ class Supervisor:
         self.tokenizer = tokenizer
         self.template = template
         self.stop_ids = stop_ids
+        self._backend = plain_backend(tokenizer)
+        self._openings = message_openings(template)
 
     def rows(self, conversation: Conversation) -> list[SupervisedRow]:
         """The proven rows of a conversation: one, or one for each assistant's turn.
@@ -76,6 +95,7 @@ class Supervisor:
         Raises:
             RenderError: the supervised tokens cannot be proven.
         """
+        validate_provable(conversation)
         learned = [
             index
             for index, message in enumerate(conversation.messages)
@@ -84,31 +104,35 @@ class Supervisor:
         if not learned:
             raise RenderError(conversation.id, "no assistant's turn is to be learned", mend="Leave the row out.")
         try:
-            return [self._row(conversation.id, conversation.messages, learned)]
+            return [self._row(conversation, conversation.messages, learned)]
         except RenderError:
             if len(learned) == 1:
                 raise
-        return [
-            self._row(f"{conversation.id}#{index}", conversation.messages[: index + 1], [index]) for index in learned
-        ]
+        return [self._row(conversation, conversation.messages[: index + 1], [index], index) for index in learned]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """The ids that inference sends for `messages`, ending where the answer begins."""
-        return self._tokenize(self.template.render(messages, add_generation_prompt=True))[0]
+        return list(self._encode(self.template.render(messages, add_generation_prompt=True)).ids)
 
-    def _row(self, row_id: str, messages: tuple[Message, ...], learned: list[int]) -> SupervisedRow:
+    def _row(
+        self, conversation: Conversation, messages: tuple[Message, ...], learned: list[int], only: int | None = None
+    ) -> SupervisedRow:
+        row_id = conversation.id
         text = self.template.render(messages)
         turns = [self._turn(row_id, messages, text, index) for index in learned]
-        validate_messages_kept(row_id, messages, learned, text)
-        ids, offsets = self._tokenize(text)
+        kept = find_messages(row_id, messages, learned, text, self._openings)
+        encoded = self._encode(text)
+        ids, offsets = encoded.ids, encoded.offsets
         self._validate_one_bos(row_id, ids)
         mask = np.zeros(len(ids), dtype=np.bool_)
-        first = 0
+        spans = []
         for turn in turns:
             first, last = self._span(row_id, turn, ids, offsets)
-            self._validate_span(row_id, messages[turn.message_index].content, turn, ids, first, last)
+            self._validate_span(row_id, messages[turn.message_index].text, turn, ids, first, last)
             mask[first:last] = True
-        return SupervisedRow(row_id, np.array(ids, dtype=np.int32), mask, first)
+            spans.append((turn.message_index, first, last))
+        places = TokenPlaces(offsets, kept, tuple(spans))
+        return SupervisedRow(conversation.id, np.array(ids, dtype=np.int32), mask, spans[-1][1], only, places)
 
     def _turn(self, row_id: str, messages: tuple[Message, ...], text: str, index: int) -> _Turn:
         prompt = self.template.render(messages[:index], add_generation_prompt=True)
@@ -118,7 +142,7 @@ class Supervisor:
                 "the template renders the turns before the answer differently in training and at inference",
                 mend="Leave the row out, or choose a base whose template can be proven.",
             )
-        content = messages[index].content
+        content = messages[index].text
         for candidate in (content, content.rstrip(), content.lstrip(), content.strip()):
             if candidate and text.startswith(candidate, len(prompt)):
                 return _Turn(index, len(prompt), len(prompt) + len(candidate), prompt)
@@ -129,13 +153,21 @@ class Supervisor:
             mend="Leave the row out, or choose a base whose template keeps the assistant's text.",
         )
 
-    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return encoded["input_ids"], encoded["offset_mapping"]
+    def _encode(self, text: str) -> Any:
+        """The text's `ids` and `offsets`, exactly as the tokenizer gives them when it is called.
+
+        The call of a transformers tokenizer is a call of its backend with much bookkeeping around it. The backend is
+        asked directly where the call adds nothing: it is not overridden, and nothing is cut or filled up.
+        """
+        backend = self._backend
+        if backend is not None and not (backend.truncation or backend.padding or backend.encode_special_tokens):
+            return backend.encode(text, add_special_tokens=False)
+        called = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return Encoded(called["input_ids"], called["offset_mapping"])
 
     def _span(self, row_id: str, turn: _Turn, ids: list[int], offsets: list[tuple[int, int]]) -> tuple[int, int]:
         """First token of the content, and one past the end-of-turn token."""
-        prompt_ids = self._tokenize(turn.prompt)[0]
+        prompt_ids = self._encode(turn.prompt).ids
         first = len(prompt_ids)
         if ids[:first] != prompt_ids:
             raise RenderError(
@@ -172,21 +204,31 @@ class Supervisor:
             raise RenderError(row_id, "the text begins with two BOS tokens", expected="one")
 
 
-def validate_messages_kept(row_id: str, messages: tuple[Message, ...], learned: list[int], text: str) -> None:
-    """Every message's text, but for whitespace around it, stands in the rendered text in its order.
-
-    Assistant's turns that are not learned are context: templates may shorten them (thinking is often cut), and do the
-    same at inference.
-    """
-    position = 0
-    for index, message in enumerate(messages):
-        content = message.content.strip()
-        found = text.find(content, position)
-        if found >= 0:
-            position = found + len(content)
-        elif message.role != "assistant" or index in learned:
-            raise RenderError(
-                f"{row_id}: message {index}",
-                f"the template loses or changes the {message.role} message {content[:40]!r}",
-                mend="Choose a base whose template keeps it, or change the row.",
+def validate_provable(conversation: Conversation) -> None:
+    """Raise where a conversation has more than the texts that the proof covers."""
+    if conversation.tools is not None:
+        raise not_provable(conversation.id, "tools are declared, which the prompt would not show")
+    for index, message in enumerate(conversation.messages):
+        where = f"{conversation.id}: message {index}"
+        if message.tool_calls or message.role == "tool":
+            raise not_provable(where, "a tool is called" if message.tool_calls else "a tool answers")
+        if message.reasoning is not None:
+            raise not_provable(
+                where, "reasoning stands beside the text", "Set `reasoning: strip`, or leave the row out."
             )
+        if not message.train_reasoning:
+            raise not_provable(where, "reasoning is kept without being learned", "Set `reasoning: train` or `strip`.")
+
+
+def not_provable(where: str, found: str, mend: str = "Leave the row out.") -> RenderError:
+    return RenderError(where, f"{found}; this version proves turns of text alone", mend=mend)
+
+
+def plain_backend(tokenizer: Any) -> Any:
+    """The backend of a fast tokenizer whose call is transformers' own; None for one that does more."""
+    from transformers import PreTrainedTokenizerFast
+
+    kind = type(tokenizer)
+    plain = PreTrainedTokenizerFast
+    own = kind.__call__ is plain.__call__ and kind._encode_plus is plain._encode_plus
+    return tokenizer.backend_tokenizer if own and not tokenizer.split_special_tokens else None

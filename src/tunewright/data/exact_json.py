@@ -30,7 +30,7 @@ def parse_json(text: str) -> Json:
     try:
         return DECODER.decode(text)
     except json.JSONDecodeError as error:
-        raise RowError("broken JSON", f"{error.msg} at column {error.colno}") from None
+        raise RowError("broken JSON", f"{error.msg.removesuffix(' at')} at column {error.colno}") from None
     except RecursionError:
         raise RowError("nested too deeply", "the JSON is nested deeper than can be read") from None
 

@@ -1,157 +1,174 @@
 """The ledger: what became of every row.
 
-In: rows. Out: one account for each, kept, repaired (with each repair) or rejected (with the reason and the field), and
-one line of `ledger.jsonl` for each account. The balance always holds: rows in = kept + repaired + rejected.
+In: the account of each row. Out: one line of `ledger.jsonl` for each, and the totals. The balance always holds:
+rows in = kept + repaired + rejected, every row once and in the order of its file.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from tunewright.chat.conversation import Conversation
-from tunewright.data.faults import Repair, RowError
-from tunewright.data.formats import detect_format, read_turns
-from tunewright.data.normal import normal_messages
-from tunewright.data.read import Row
+from tunewright.data.account import Account
+from tunewright.data.spool import Spool
 from tunewright.errors import DataError
-from tunewright.recipe import DataKeys
 
-Fate = Literal["kept", "repaired", "rejected"]
-SystemPromptFrom = Literal["row", "recipe", "none"]
 ERRORS_SHOWN = 20
+UNCERTAIN_SHOWN = 2
+Place = tuple[int, int, int]
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
-@dataclass(frozen=True)
-class Account:
-    """What became of one row.
+@dataclass
+class Totals:
+    """Counts over the rows that were accounted for.
 
     Attributes:
-        format: the name of the row's format, `unknown` where none was recognised.
-        repairs: what was mended; of a rejected row, up to where it was given up.
-        conversation: the normal form; None if the row was rejected.
-        system_prompt: where its system prompt is from; None if the row was rejected.
-        fault: why it was rejected.
+        fates, formats: how many rows of each; `formats_by_file`: the same by the label of the file.
+        systems: where the system prompts of usable rows are from.
+        repairs: of usable rows, by kind.
+        rejections: by kind of reason.
+        ignored: keys of usable rows that nothing was read from.
+        uncertain: rows whose shape could have been read otherwise, by why.
+        rejected, rows: per side of `eval_data`, which is True for held-out files.
+        faults: per side, the first rejected rows with their reasons.
+        as_understood: the first uncertain rows, as they were read.
+        last: source, line and number on the line of the last row.
     """
 
-    row: Row
-    format: str
-    repairs: tuple[Repair, ...] = ()
-    conversation: Conversation | None = None
-    system_prompt: SystemPromptFrom | None = None
-    fault: RowError | None = None
+    fates: Counter[str] = field(default_factory=Counter)
+    formats: Counter[str] = field(default_factory=Counter)
+    formats_by_file: dict[str, Counter[str]] = field(default_factory=dict)
+    systems: Counter[str] = field(default_factory=Counter)
+    repairs: Counter[str] = field(default_factory=Counter)
+    rejections: Counter[str] = field(default_factory=Counter)
+    ignored: Counter[str] = field(default_factory=Counter)
+    uncertain: Counter[str] = field(default_factory=Counter)
+    rows: Counter[bool] = field(default_factory=Counter)
+    rejected: Counter[bool] = field(default_factory=Counter)
+    faults: dict[bool, list[tuple[str, str]]] = field(default_factory=lambda: {False: [], True: []})
+    as_understood: list[dict[str, Any]] = field(default_factory=list)
+    first: Place | None = None
+    last: Place | None = None
+
+    def add(self, account: Account, source: int) -> None:
+        """Count one row.
+
+        Raises:
+            DataError: it does not come after the row before it.
+        """
+        record = account.row.record
+        self._follow((source, record.line, record.on_line), account.row.id)
+        held_out = account.row.source.held_out
+        self.rows[held_out] += 1
+        self.fates[account.fate] += 1
+        self.formats[account.format] += 1
+        self.formats_by_file.setdefault(account.row.source.label, Counter())[account.format] += 1
+        if account.fault is not None:
+            self.rejected[held_out] += 1
+            self.rejections[account.fault.kind] += 1
+            if len(self.faults[held_out]) < ERRORS_SHOWN:
+                self.faults[held_out].append((account.row.id, account.fault.reason))
+            return
+        if account.system_prompt is not None:
+            self.systems[account.system_prompt] += 1
+        self.repairs.update(repair.what for repair in account.repairs)
+        self.ignored.update(account.ignored)
+        if account.uncertain is not None:
+            self.uncertain[account.uncertain] += 1
+            if len(self.as_understood) < UNCERTAIN_SHOWN:
+                self.as_understood.append({"why": account.uncertain, **account.conversations[0].as_json()})
+
+    def _follow(self, place: Place, name: str) -> None:
+        if self.last is not None and place <= self.last:
+            raise DataError(
+                "ledger", f"{name} came after {self.last}", "every row once, in order", "Please report this fault."
+            )
+        self.first, self.last = self.first or place, place
+
+    def merge(self, later: "Totals") -> None:
+        """Take in the counts of rows that follow."""
+        if later.first is not None:
+            self._follow(later.first, str(later.first))
+            self.last = later.last
+        for name in (
+            "fates",
+            "formats",
+            "systems",
+            "repairs",
+            "rejections",
+            "ignored",
+            "uncertain",
+            "rows",
+            "rejected",
+        ):
+            getattr(self, name).update(getattr(later, name))
+        for file, formats in later.formats_by_file.items():
+            self.formats_by_file.setdefault(file, Counter()).update(formats)
+        for held_out, faults in later.faults.items():
+            self.faults[held_out] = (self.faults[held_out] + faults)[:ERRORS_SHOWN]
+        self.as_understood = (self.as_understood + later.as_understood)[:UNCERTAIN_SHOWN]
 
     @property
-    def fate(self) -> Fate:
-        if self.conversation is None:
-            return "rejected"
-        return "repaired" if self.repairs else "kept"
-
-    def as_json(self, split: str | None) -> dict[str, Any]:
-        """The ledger's line; `sha256` is that of the row's bytes without the line's end."""
-        return {
-            "row": self.row.id,
-            "file": self.row.source.label,
-            "line": self.row.record.line,
-            "byte_offset": self.row.record.byte_offset,
-            "sha256": self.row.sha256,
-            "split": split,
-            "fate": self.fate,
-            "format": self.format,
-            "repairs": [repair.as_json() for repair in self.repairs],
-            "reason": self.fault.reason if self.fault else None,
-            "field": self.fault.field if self.fault else None,
-            "system_prompt": self.system_prompt,
-        }
+    def rows_in(self) -> int:
+        return self.rows.total()
 
 
-def account_for(row: Row, config: DataKeys) -> Account:
-    """Read one row as far as it goes."""
-    repairs = list(row.repairs)
-    name = "unknown"
-    try:
-        if row.record.fault is not None:
-            raise row.record.fault
-        row_format = detect_format(row.record.value)
-        name = row_format.name
-        messages = normal_messages(read_turns(row_format, row.record.value, repairs), repairs)
-    except RowError as fault:
-        return Account(row, name, tuple(repairs), fault=fault)
-    except RecursionError:
-        too_deep = RowError("nested too deeply", "a value is nested deeper than can be written as text")
-        return Account(row, name, tuple(repairs), fault=too_deep)
-    conversation, source = with_system_prompt(Conversation(row.id, messages), config, repairs)
-    return Account(row, name, tuple(repairs), conversation, source)
+def ledger_line(account: Account) -> bytes:
+    return (ENCODE(account.as_json()) + "\n").encode()
 
 
-def with_system_prompt(
-    conversation: Conversation, config: DataKeys, repairs: list[Repair]
-) -> tuple[Conversation, SystemPromptFrom]:
-    """The conversation with the recipe's system prompt where the recipe wants it."""
-    own, given = conversation.system, config.system_prompt
-    if given is None or (own is not None and config.system_prompt_for == "missing"):
-        return conversation, "none" if own is None else "row"
-    if own not in (None, given):
-        repairs.append(Repair("system prompt replaced", "messages[0].content"))
-    return conversation.with_system(given), "recipe"
-
-
-def validate_balance(rows_in: int, accounts: Sequence[Account]) -> None:
-    """Raise unless every row that was read has exactly one account."""
-    fates = Counter(account.fate for account in accounts)
-    names = {account.row.id for account in accounts}
-    if rows_in != fates.total() or len(names) != rows_in:
-        found = f"{rows_in} rows were read, but {dict(fates)} are accounted for under {len(names)} names"
+def validate_balance(totals: Totals, spool: Spool) -> None:
+    """Raise unless every row that was read has exactly one fate and one line."""
+    lines = sum(1 for _ in spool.ledger_lines())
+    if not totals.rows_in == totals.fates.total() == spool.rows == lines:
+        found = f"{totals.rows_in} rows were read, {dict(totals.fates)} are accounted for on {lines} lines"
         raise DataError("ledger", found, "every row once", "This is a fault of the program: please report it.")
 
 
-def validate_rows(accounts: Sequence[Account]) -> None:
+def validate_rows(totals: Totals) -> None:
     """Raise with the first rejected rows if any was rejected."""
-    rejected = [account for account in accounts if account.fault]
-    if rejected:
+    if totals.rejections:
+        faults = sorted(totals.faults.items())
         raise DataError(
             "data",
-            f"{len(rejected)} of {len(accounts)} rows cannot be used\n{listed_faults(rejected)}\n"
-            f"In all: {counted_faults(rejected)}",
+            f"{totals.rejections.total()} of {totals.rows_in} rows cannot be used\n"
+            f"{listed_faults([fault for _, found in faults for fault in found], totals.rejections.total())}\n"
+            f"In all: {counted(totals.rejections)}",
             mend="Fix the rows, or pass --on-bad-row reject to leave them out.",
         )
 
 
-def validate_rows_left(accounts: Sequence[Account], held_out: bool) -> None:
+def validate_rows_left(totals: Totals, held_out: bool) -> None:
     """Raise if every row of `data`, or of `eval_data`, was rejected."""
-    own = [account for account in accounts if account.row.source.held_out == held_out]
-    if all(account.fault for account in own):
-        key = "eval_data" if held_out else "data"
-        found = f"all {len(own)} rows were rejected\n{listed_faults(own)}\nIn all: {counted_faults(own)}"
-        raise DataError(key, found, mend="Mend the rows, or name a file with rows of a known shape.")
+    rejected = totals.rejected[held_out]
+    if rejected == totals.rows[held_out]:
+        found = f"all {rejected} rows were rejected\n{listed_faults(totals.faults[held_out], rejected)}"
+        raise DataError(
+            "eval_data" if held_out else "data",
+            f"{found}\nIn all: {counted(totals.rejections)}",
+            mend="Mend the rows, or name a file with rows of a known shape.",
+        )
 
 
-def listed_faults(rejected: Sequence[Account]) -> str:
-    lines = [f"  {account.row.id}: {account.fault.reason}" for account in rejected if account.fault]
-    more = [f"  and {len(lines) - ERRORS_SHOWN} more"] if len(lines) > ERRORS_SHOWN else []
-    return "\n".join(lines[:ERRORS_SHOWN] + more)
+def listed_faults(faults: Iterable[tuple[str, str]], count: int) -> str:
+    lines = [f"  {row}: {reason}" for row, reason in faults][:ERRORS_SHOWN]
+    more = [f"  and {count - len(lines)} more"] if count > len(lines) else []
+    return "\n".join(lines + more)
 
 
-def counted_faults(rejected: Sequence[Account]) -> str:
-    return ", ".join(f"{count} × {kind}" for kind, count in count_rejections(rejected).items())
+def counted(kinds: Counter[str]) -> str:
+    return ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
 
 
-def count_rejections(accounts: Iterable[Account]) -> dict[str, int]:
-    """Rejected rows by kind of reason, the most frequent first."""
-    return dict(Counter(account.fault.kind for account in accounts if account.fault).most_common())
-
-
-def count_repairs(accounts: Iterable[Account]) -> dict[str, int]:
-    """Repairs of the rows that were not rejected, by kind, the most frequent first."""
-    kinds = Counter(repair.what for account in accounts if account.conversation for repair in account.repairs)
-    return dict(kinds.most_common())
-
-
-def write_ledger(path: Path, accounts: Iterable[Account], splits: dict[str, str]) -> None:
-    """One line for each account, in order; `splits` has the split of each row that was not rejected."""
-    with path.open("w", encoding="utf-8") as file:
-        for account in accounts:
-            line = account.as_json(splits.get(account.row.id))
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+def write_ledger(path: Path, spool: Spool, is_eval: Iterable[bool]) -> None:
+    """The ledger with the split of each row that was not rejected: the side of its conversations."""
+    sides = iter(is_eval)
+    with path.open("wb") as file:
+        for line, conversations in spool.ledger_lines():
+            split = b"null"
+            for _ in range(conversations):
+                split = b'"eval"' if next(sides) else b'"train"'
+            file.write(line[:-1] + b', "split": ' + split + b"}\n")

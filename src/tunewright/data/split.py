@@ -1,16 +1,18 @@
 """Which rows are held out.
 
-Rows of `eval_data` are; without any, `eval_rows` of the others. Rows whose prompts are the same or nearly the same are
-held out together or not at all, so that the split itself leaks nothing. Which ones depends on the seed and on the
-rows' hashes alone, never on the order of rows or files.
+Rows of `eval_data` are; without any, `eval_rows` of the others. Rows whose prompts are the same or nearly the same, and
+rows of one conversation tree, are held out together or not at all, so that the split itself leaks nothing. Which ones
+depends on the seed and on the rows' hashes alone, never on the order of rows or files: rows are taken in the order of
+their keys, so that adding rows moves only as many others as it pushes over the edge.
+
+With `stratify_by`, each value of that field has its share of the held-out rows.
 """
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+import numpy as np
+from numpy.typing import NDArray
 
-from tunewright.data.ledger import Account
-from tunewright.data.near import PromptIndex
+from tunewright.data.corpus import Corpus
+from tunewright.data.groups import Indices, Unions
 from tunewright.errors import UsageError
 from tunewright.evidence import Evidence, fact
 from tunewright.recipe import DataKeys
@@ -46,31 +48,68 @@ def check_held_out_rows(held_out: int, config: DataKeys, rows: int) -> Evidence:
     return Evidence("held_out_rows", held_out, f">= {asked}", "warn", detail)
 
 
-def plan_split(accounts: Sequence[Account], prompts: PromptIndex, wanted: int | None, seed: int) -> dict[str, str]:
-    """`train` or `eval` for each row that was not rejected, by the row's id.
+def split(corpus: Corpus, config: DataKeys) -> NDArray[np.bool_]:
+    """Which rows are held out, bool [N].
 
-    Args:
-        accounts: the rows that were not rejected.
-        prompts: the index of their prompts, in the same order.
-        wanted: how many to hold out; None if `eval_data` is held out.
+    Raises:
+        UsageError: no row would be left to train on.
     """
+    wanted = wanted_eval_rows(config, corpus.size)
     if wanted is None:
-        return {a.row.id: "eval" if a.row.source.held_out else "train" for a in accounts}
-    held_out = choose_held_out(accounts, prompts, wanted, seed)
-    return {a.row.id: "eval" if a.row.id in held_out else "train" for a in accounts}
-
-
-def choose_held_out(accounts: Sequence[Account], prompts: PromptIndex, wanted: int, seed: int) -> set[str]:
-    """The ids of at most `wanted` rows, whole clusters of alike prompts at a time, in the order of their keys."""
-    members: dict[int, list[Account]] = defaultdict(list)
-    for account, group in zip(accounts, prompts.groups, strict=True):
-        members[prompts.clusters[group]].append(account)
-    held_out: set[str] = set()
-    for cluster in sorted(members.values(), key=lambda rows: min(_key(seed, row.row.sha256) for row in rows)):
-        if len(held_out) + len(cluster) <= wanted:
-            held_out.update(account.row.id for account in cluster)
+        return corpus.column("held_out").astype(np.bool_)
+    held_out = np.zeros(corpus.size, dtype=np.bool_)
+    if wanted:
+        groups = inseparable(corpus)
+        chosen = choose_groups(groups, corpus.column("key"), quotas(corpus, wanted))
+        held_out[np.isin(groups, np.fromiter(chosen, dtype=np.int64))] = True
     return held_out
 
 
-def _key(seed: int, sha256: str) -> str:
-    return hashlib.sha256(f"{seed}:{sha256}".encode()).hexdigest()
+def inseparable(corpus: Corpus) -> Indices:
+    """For each row the first row that has to be on its side, int64 [N]."""
+    clusters = corpus.clusters()
+    if corpus.most_frequent("tree") == (0, 0):
+        return clusters
+    groups = Unions(clusters.copy())
+    groups.join_all(corpus.first_equal("tree"))
+    return groups.roots()
+
+
+Quotas = list[tuple[NDArray[np.int64] | None, int]]
+
+
+def quotas(corpus: Corpus, wanted: int) -> Quotas:
+    """Rows to choose from, and how many: per stratum by largest remainders (Hamilton's method), or of all rows."""
+    strata = corpus.column("stratum")
+    values, counts = np.unique(strata, return_counts=True)
+    if len(values) < 2:
+        return [(None, wanted)]
+    shares = counts * wanted / counts.sum()
+    quota = np.floor(shares).astype(np.int64)
+    remainders = np.argsort(quota - shares, kind="stable")
+    quota[remainders[: wanted - quota.sum()]] += 1
+    return [(np.flatnonzero(strata == value), int(count)) for value, count in zip(values, quota, strict=True)]
+
+
+def choose_groups(groups: Indices, keys: NDArray[np.generic], wanted: Quotas) -> set[int]:
+    """Whole groups in the order of their smallest keys, while they fit into the number of rows that is wanted."""
+    sizes = np.bincount(groups, minlength=len(groups))
+    chosen: set[int] = set()
+    for rows, count in wanted:
+        left = count
+        own = keys if rows is None else keys[rows]
+        for place in smallest_first(own, count):
+            group = int(groups[place if rows is None else rows[place]])
+            if group not in chosen and sizes[group] <= left:
+                chosen.add(group)
+                left -= int(sizes[group])
+            if not left:
+                break
+    return chosen
+
+
+def smallest_first(keys: NDArray[np.generic], wanted: int) -> list[int]:
+    """Places of the smallest keys in their order, enough of them that groups too large to fit can be passed over."""
+    enough = min(len(keys), 100 * wanted + 1000)
+    smallest = np.argpartition(keys, enough - 1)[:enough]
+    return [int(place) for place in smallest[np.argsort(keys[smallest], kind="stable")]]

@@ -1,37 +1,34 @@
 """The data stage: files of rows to conversations, a ledger of every row, and an audit.
 
-In: the files that the recipe names. Out: `data/train.jsonl`, `data/eval.jsonl`, `data/ledger.jsonl`, `data/audit.json`.
+In: what the recipe names. Out: `data/train.jsonl`, `data/eval.jsonl`, `data/ledger.jsonl`, `data/audit.json`.
 Always: every row that was read has one line in the ledger, and rows in = kept + repaired + rejected. A blank line is no
-row and has no line in the ledger.
+row and has no line in the ledger. Rows pass through: memory does not grow with their texts, and every core is used.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunewright.artifacts import RunDirectory, StageResult, sha256_of_file, write_json
-from tunewright.chat.conversation import Conversation
-from tunewright.chat.files import write_conversations
 from tunewright.data.audit.findings import Finding
-from tunewright.data.audit.rows import AuditRow, Corpus
-from tunewright.data.audit.run import audit_rows, validate_levels
-from tunewright.data.ledger import (
-    Account,
-    account_for,
-    count_rejections,
-    count_repairs,
-    validate_balance,
-    validate_rows,
-    validate_rows_left,
-    write_ledger,
-)
-from tunewright.data.near import PromptIndex
-from tunewright.data.read import plan_sources, read_rows
-from tunewright.data.split import check_held_out_rows, plan_split, wanted_eval_rows
+from tunewright.data.audit.run import Tally, audit, merge, validate_levels
+from tunewright.data.corpus import Corpus
+from tunewright.data.ledger import Totals, validate_balance, validate_rows, validate_rows_left, write_ledger
+from tunewright.data.prompts import index_prompts
+from tunewright.data.read import Block, Source, plan_sources, read_blocks
+from tunewright.data.split import check_held_out_rows, split
+from tunewright.data.spool import Spool
+from tunewright.data.work import account_block, open_workers
 from tunewright.errors import RecipeError
 from tunewright.events import Events
+from tunewright.evidence import Evidence
+from tunewright.parallel import Workers
 from tunewright.recipe import DataKeys
+
+SYSTEM_PROMPTS = ("row", "recipe", "none")
 
 
 def inputs(config: DataKeys) -> dict[str, str]:
@@ -51,18 +48,42 @@ def run(config: DataKeys, run: RunDirectory, out: Path, events: Events) -> Stage
         DataError: a file cannot be split into rows, rows are rejected and `on_bad_row` is `stop`, or none is left.
     """
     validate_config(config)
-    accounts = read_accounts(config, events)
-    if config.on_bad_row == "stop":
-        validate_rows(accounts)
-    for held_out in (False, True) if config.eval_data else (False,):
-        validate_rows_left(accounts, held_out)
-    corpus = plan_corpus(accounts, config)
-    splits = {row.id: row.split for row in corpus.rows}
-    findings = audit_rows(corpus, config.audit)
-    facts = facts_of(accounts, corpus.rows, config)
-    write_artifacts(out / "data", accounts, corpus.rows, splits, findings, facts)
-    split_evidence = check_held_out_rows(facts["eval_rows"], config, len(corpus.rows))
-    return StageResult([*(finding.evidence for finding in findings), split_evidence], facts)
+    with examined(config, out.parent, events) as examination:
+        write_artifacts(out / "data", examination)
+        return StageResult(examination.evidence, examination.facts)
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What is known of the rows."""
+
+    spool: Spool
+    corpus: Corpus
+    findings: list[Finding]
+    evidence: list[Evidence]
+    facts: dict[str, Any]
+
+
+@contextmanager
+def examined(config: DataKeys, scratch: Path, events: Events) -> Iterator[Examination]:
+    """The rows, accounted for, split and audited; they wait below `scratch`, in a directory that is removed at the end."""
+    sources = plan_sources(config.data, config.eval_data)
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".rows-", dir=scratch) as directory, Spool(Path(directory)) as spool:
+        with open_workers(config, sources) as workers:
+            totals, tally = account_for_all(sources, spool, workers, events)
+            validate_balance(totals, spool)
+            if config.on_bad_row == "stop":
+                validate_rows(totals)
+            for held_out in (False, True) if config.eval_data else (False,):
+                validate_rows_left(totals, held_out)
+            corpus = index_prompts(spool, workers, events)
+        corpus.hold_out(split(corpus, config))
+        findings = audit(tally, corpus, config)
+        facts = facts_of(totals, corpus, config)
+        evidence = [finding.evidence for finding in findings]
+        evidence.append(check_held_out_rows(facts["eval_rows"], config, corpus.size))
+        yield Examination(spool, corpus, findings, evidence, facts)
 
 
 def validate_config(config: DataKeys) -> None:
@@ -75,66 +96,59 @@ def validate_config(config: DataKeys) -> None:
         raise RecipeError("system_prompt_for", "found 'all' without a system_prompt", mend="Set `system_prompt`.")
 
 
-def read_accounts(config: DataKeys, events: Events) -> list[Account]:
-    """The account of every row of every file, in order."""
-    sources = plan_sources(config.data, config.eval_data)
-    rows = [row for source in sources for row in read_rows(source)]
-    progress = events.progress("rows", len(rows))
-    accounts = []
-    for row in rows:
-        accounts.append(account_for(row, config))
-        progress.advance()
-    validate_balance(len(rows), accounts)
-    return accounts
+def account_for_all(sources: Sequence[Source], spool: Spool, workers: Workers, events: Events) -> tuple[Totals, Tally]:
+    """Account for every row of every file, in order, into the spool."""
+    sizes = [source.path.stat().st_size for source in sources]
+    progress = events.progress("bytes", sum(sizes))
+    totals, tally = Totals(), merge(())
+    for block in workers.map(account_block, blocks_of(sources)):
+        spool.append(block.ledger, block.conversations, block.columns)
+        totals.merge(block.totals)
+        tally = merge((tally, block.tally))
+        progress.reach(sum(sizes[: block.source]) + min(block.reached, sizes[block.source]))
+    progress.reach(sum(sizes))
+    spool.flush()
+    return totals, tally
 
 
-def plan_corpus(accounts: Sequence[Account], config: DataKeys) -> Corpus:
-    """The rows that were not rejected, each on its side of the split."""
-    usable = [account for account in accounts if account.conversation]
-    conversations = [account.conversation for account in usable if account.conversation]
-    prompts = PromptIndex([AuditRow(conversation, "").prompt for conversation in conversations])
-    splits = plan_split(usable, prompts, wanted_eval_rows(config, len(usable)), config.seed)
-    return Corpus([AuditRow(conversation, splits[conversation.id]) for conversation in conversations], prompts)
+def blocks_of(sources: Sequence[Source]) -> Iterator[Block]:
+    for number, source in enumerate(sources):
+        yield from read_blocks(source, number)
 
 
-def facts_of(accounts: Sequence[Account], rows: Sequence[AuditRow], config: DataKeys) -> dict[str, Any]:
-    fates = Counter(account.fate for account in accounts)
-    systems = Counter(account.system_prompt for account in accounts if account.system_prompt)
-    splits = Counter(row.split for row in rows)
+def facts_of(totals: Totals, corpus: Corpus, config: DataKeys) -> dict[str, Any]:
+    eval_rows = int(corpus.is_eval().sum())
     return {
-        "rows_in": len(accounts),
-        "kept": fates["kept"],
-        "repaired": fates["repaired"],
-        "rejected": fates["rejected"],
-        "train_rows": splits["train"],
-        "eval_rows": splits["eval"],
-        "formats": dict(Counter(account.format for account in accounts).most_common()),
-        "system_prompts": {name: systems[name] for name in ("row", "recipe", "none")},
-        "shared_system_prompt": shared_system_prompt([row.conversation for row in rows]),
-        "repairs": count_repairs(accounts),
-        "rejections": count_rejections(accounts),
+        "rows_in": totals.rows_in,
+        "kept": totals.fates["kept"],
+        "repaired": totals.fates["repaired"],
+        "rejected": totals.fates["rejected"],
+        "train_rows": corpus.size - eval_rows,
+        "eval_rows": eval_rows,
+        "formats": dict(totals.formats.most_common()),
+        "formats_by_file": {file: dict(found.most_common()) for file, found in totals.formats_by_file.items()},
+        "system_prompts": {name: totals.systems[name] for name in SYSTEM_PROMPTS},
+        "shared_system_prompt": shared_system_prompt(corpus),
+        "repairs": dict(totals.repairs.most_common()),
+        "rejections": dict(totals.rejections.most_common()),
+        "ignored_keys": dict(totals.ignored.most_common()),
+        "uncertain": {"rows": dict(totals.uncertain.most_common()), "as_understood": totals.as_understood},
         "held_out_by": "eval_data" if config.eval_data else "split",
     }
 
 
-def shared_system_prompt(conversations: Sequence[Conversation]) -> str | None:
+def shared_system_prompt(corpus: Corpus) -> str | None:
     """The system prompt that every conversation has; None if they differ or one has none."""
-    systems = {conversation.system for conversation in conversations}
-    return systems.pop() if len(systems) == 1 else None
+    _, count = corpus.most_frequent("system")
+    return corpus.row(0).system if count == corpus.size else None
 
 
-def write_artifacts(
-    directory: Path,
-    accounts: Sequence[Account],
-    rows: Sequence[AuditRow],
-    splits: dict[str, str],
-    findings: Sequence[Finding],
-    facts: dict[str, Any],
-) -> None:
+def write_artifacts(directory: Path, examination: Examination) -> None:
     directory.mkdir(parents=True)
-    for split in ("train", "eval"):
-        write_conversations(directory / f"{split}.jsonl", (row.conversation for row in rows if row.split == split))
-    write_ledger(directory / "ledger.jsonl", accounts, splits)
+    spool, is_eval, facts = examination.spool, examination.corpus.is_eval(), examination.facts
+    spool.copy_conversations(~is_eval, directory / "train.jsonl")
+    spool.copy_conversations(is_eval, directory / "eval.jsonl")
+    write_ledger(directory / "ledger.jsonl", spool, is_eval)
     counts = ("rows_in", "kept", "repaired", "rejected", "train_rows", "eval_rows")
-    audit = {"rows": {name: facts[name] for name in counts}, "checks": [finding.as_json() for finding in findings]}
-    write_json(directory / "audit.json", audit)
+    checks = [finding.as_json() for finding in examination.findings]
+    write_json(directory / "audit.json", {"rows": {name: facts[name] for name in counts}, "checks": checks})

@@ -158,4 +158,4 @@ def row_score(scores: dict[str, float]) -> float:
 
 
 def last_user_text(row: Conversation) -> str:
-    return next((message.content for message in reversed(row.prompt) if message.role == "user"), "")
+    return next((message.text for message in reversed(row.prompt) if message.role == "user"), "")

@@ -95,8 +95,8 @@ def split_around(text: str, messages: Sequence[Message]) -> list[str]:
     """The text before, between and after the messages' contents, each of which must stand there once and in order."""
     pieces = []
     for message in messages:
-        before, mark, text = text.partition(message.content)
-        if not mark or message.content in text:
+        before, mark, text = text.partition(message.text)
+        if not mark or message.text in text:
             raise ExportError(
                 WHERE, f"the Jinja template loses or repeats a {message.role} message, or moves it", mend=ALTERNATIVE
             )
@@ -167,7 +167,7 @@ def _evaluate_body(body: str, message: Message, index: int, is_last: bool) -> st
         elif part == "end":
             open_ifs.pop()
         elif active:
-            written.append(message.content if part == ".Content" else part.strip('"'))
+            written.append(message.text if part == ".Content" else part.strip('"'))
     return "".join(written)
 
 

@@ -72,6 +72,7 @@ def view(contents: Contents) -> Item:
     certificate = contents.certificate
     verdict, word = verdict_word(certificate)
     return {
+        "kicker": "report of a run",
         "name": certificate["name"],
         "verdict": verdict,
         "word": word,

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from tunewright import __version__
@@ -57,13 +57,32 @@ class Page:
 def render_page(contents: Contents, written_at: str) -> Page:
     """The whole report; `written_at` is shown in its foot."""
     built = [_built(section, contents) for section in SECTIONS]
+    html = framed(head.view(contents), built, written_at)
+    return Page(html, [f"{section['title']}: {section['note']}" for section in built if section["unreadable"]])
+
+
+def framed(
+    head_view: dict[str, Any],
+    sections: list[dict[str, Any]],
+    written_at: str,
+    package: str = "tunewright.report",
+    macros: str = "sections.html.j2",
+) -> str:
+    """A whole page in the report's frame and style.
+
+    Args:
+        head_view: see `page.html.j2`; with an empty `hash` the page speaks of no certificate.
+        sections: each with `id`, `title`, and `view` or else `note`.
+        macros: template of `package` with one macro for each section, named by its id.
+    """
     style, script = _packaged("style.css"), _packaged("page.js")
-    html = (
-        _environment()
+    return (
+        _environment(package)
         .get_template("page.html.j2")
         .render(
-            head=head.view(contents),
-            sections=built,
+            macros=macros,
+            head=head_view,
+            sections=sections,
             style=Markup(style),  # noqa: S704
             script=Markup(script),  # noqa: S704
             policy=content_security_policy(style, script),
@@ -71,7 +90,6 @@ def render_page(contents: Contents, written_at: str) -> Page:
             written_at=written_at,
         )
     )
-    return Page(html, [f"{section['title']}: {section['note']}" for section in built if section["unreadable"]])
 
 
 def _built(section: Section, contents: Contents) -> dict[str, Any]:
@@ -106,9 +124,9 @@ def _packaged(name: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(package: str) -> Environment:
     environment = Environment(
-        loader=PackageLoader("tunewright.report", "template"),
+        loader=ChoiceLoader([PackageLoader(name, "template") for name in ("tunewright.report", package)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

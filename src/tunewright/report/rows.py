@@ -76,13 +76,15 @@ def _joined(where: str, field: str) -> str:
 def mask_view(contents: Contents) -> View:
     """Real rows in pieces: learned or not, special token or text."""
     rows = contents.json("render", "tokens/example_rows.json")
-    template = contents.json("render", "tokens/template.json")
+    return {"rows": in_pieces(rows, contents.json("render", "tokens/template.json"))}
+
+
+def in_pieces(rows: list[View], template: View) -> list[View]:
+    """Rows whose segments are cut into special tokens and text; `template` is what `tokens/template.json` holds."""
     special = special_tokens([template.get("special_tokens"), template.get("stop_tokens")])
     pattern = "|".join(re.escape(token) for token in sorted(special, key=len, reverse=True))
     splitter = re.compile(f"({pattern})") if pattern else None
-    return {
-        "rows": [{"id": row["id"], "segments": [_segment(one, splitter) for one in row["segments"]]} for row in rows]
-    }
+    return [{"id": row["id"], "segments": [_segment(one, splitter) for one in row["segments"]]} for row in rows]
 
 
 def special_tokens(data: Any) -> list[str]:
@@ -96,14 +98,14 @@ def special_tokens(data: Any) -> list[str]:
 def _segment(segment: View, splitter: re.Pattern[str] | None) -> View:
     parts = splitter.split(segment["text"]) if splitter else [segment["text"]]
     pieces = [
-        {"special": index % 2 == 1, "text": _shown(part, shorten=not segment["supervised"])}
+        {"special": index % 2 == 1, "text": shown(part, shorten=not segment["supervised"])}
         for index, part in enumerate(parts)
         if part
     ]
     return {"supervised": segment["supervised"], "pieces": pieces}
 
 
-def _shown(text: str, shorten: bool) -> Markup:
+def shown(text: str, shorten: bool) -> Markup:
     """Escaped text with its line ends visible; the middle of a long text that is not learned is left out, and said."""
     if shorten and len(text) > LONGEST_SHOWN:
         head, tail = text[: LONGEST_SHOWN // 2], text[-LONGEST_SHOWN // 4 :]
@@ -121,7 +123,11 @@ def _with_line_ends(text: str) -> Markup:
 
 def lengths_view(contents: Contents) -> View:
     """Histograms of row lengths and of learned tokens."""
-    lengths = contents.json("render", "tokens/lengths.json")
+    return describe_lengths(contents.json("render", "tokens/lengths.json"))
+
+
+def describe_lengths(lengths: View) -> View:
+    """The same of what `tokens/lengths.json` holds."""
     everything = [*lengths["train"], *lengths["eval"]]
     if not everything:
         return {"rows": 0}

@@ -42,7 +42,7 @@ class Samples:
         return [
             {
                 "id": conversation.id,
-                "prompt": conversation.prompt[-1].content,
+                "prompt": conversation.prompt[-1].text,
                 "target": conversation.target,
                 "answer": self.engine.decode(ids),
             }

@@ -1,32 +1,38 @@
-"""The rows that the audit looks at: conversations with their targets read once.
+"""The row as the audit sees it, and as the numbers that are kept of it are computed from.
 
-In: normal conversations with their split. Out: for each, its trained turns with what they answer and, where a target is
-JSON, its objects and strings. Rows of both splits are audited.
+In: a conversation in its normal form. Out: its trained turns with what they answer and, where a target is JSON, its
+objects and strings. A target is what a trained turn of the assistant says; a call of a tool counts as its JSON text.
+Whatever the conversation, nothing here raises; what is computed is computed once.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
-from tunewright.chat.conversation import Conversation
-from tunewright.data.near import PromptIndex
+from tunewright.chat.conversation import Conversation, Message
 
 NOT_JSON = object()
+JSON_OPENS = ("{", "[")
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A trained turn and the user's turn that it answers."""
+    """A trained turn and the user's turn before it, empty if there is none.
+
+    Attributes:
+        calls_tools: whether the target has calls of tools, whose form is that of the tools and not of the data.
+    """
 
     user: str
     target: str
+    calls_tools: bool = False
 
     @cached_property
     def value(self) -> Any:
         """The target as JSON object or array; `NOT_JSON` if it is neither."""
-        if self.target.lstrip()[:1] not in {"{", "["}:
+        if not self.target.lstrip().startswith(JSON_OPENS):
             return NOT_JSON
         try:
             return json.loads(self.target, parse_int=float)
@@ -36,7 +42,7 @@ class Exchange:
     @cached_property
     def objects(self) -> list[dict[str, Any]]:
         """Every object in the target, the outermost first."""
-        return list(objects_in(self.value))
+        return [] if self.value is NOT_JSON else list(objects_in(self.value))
 
     @cached_property
     def texts(self) -> list[str]:
@@ -46,52 +52,74 @@ class Exchange:
 
 @dataclass(frozen=True)
 class AuditRow:
-    """A kept row. `split` is `train` or `eval`."""
+    """A usable conversation."""
 
     conversation: Conversation
-    split: str
 
     @property
     def id(self) -> str:
         return self.conversation.id
 
+    @property
+    def system(self) -> str | None:
+        return self.conversation.system
+
     @cached_property
     def exchanges(self) -> tuple[Exchange, ...]:
-        """The trained turns in order; there is at least one."""
-        messages = self.conversation.messages
-        return tuple(
-            Exchange(messages[number - 1].content, message.content)
-            for number, message in enumerate(messages)
-            if message.role == "assistant" and message.train
-        )
-
-    @property
-    def last(self) -> Exchange:
-        return self.exchanges[-1]
+        """The trained turns in order."""
+        user = ""
+        found = []
+        for message in self.conversation.messages:
+            if message.role == "user":
+                user = message.text
+            elif is_trained(message):
+                found.append(Exchange(user, message.text, bool(message.tool_calls)))
+        return tuple(found)
 
     @cached_property
-    def _target_place(self) -> int:
-        messages = self.conversation.messages
-        return max(n for n, message in enumerate(messages) if message.role == "assistant" and message.train)
+    def last(self) -> Exchange:
+        """The last trained turn; an empty one if no turn is trained."""
+        return self.exchanges[-1] if self.exchanges else Exchange("", "")
+
+    @property
+    def target(self) -> str:
+        return self.last.target
 
     @cached_property
     def prompt(self) -> str:
         """What stands before the last trained turn, without the system prompt."""
-        before = self.conversation.messages[: self._target_place]
-        return "\n".join(message.content for message in before if message.role != "system")
+        messages = self.conversation.messages
+        end = max((number for number, message in enumerate(messages) if is_trained(message)), default=len(messages))
+        return "\n".join([message.text for message in messages[:end] if message.role != "system"])
 
     @property
     def context(self) -> tuple[str | None, str]:
         """The whole of what the last trained turn is conditioned on."""
-        return self.conversation.system, self.prompt
+        return self.system, self.prompt
+
+    @cached_property
+    def schema(self) -> str | None:
+        """The shape of a JSON target, see `shape_text`; None if the target is no JSON object or array."""
+        if self.last.calls_tools or self.last.value is NOT_JSON:
+            return None
+        try:
+            return shape_text(self.last.value)
+        except RecursionError:
+            return None
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """Every text in the conversation, message by message; a turn's reasoning follows what it says."""
+        return [text for message in self.conversation.messages for text in (message.text, message.reasoning) if text]
+
+    @cached_property
+    def text(self) -> str:
+        """Every text in the conversation."""
+        return "\n".join(self.parts)
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """All kept rows, with the index of their prompts in the same order."""
-
-    rows: Sequence[AuditRow]
-    prompts: PromptIndex
+def is_trained(message: Message) -> bool:
+    return message.role == "assistant" and message.train
 
 
 def objects_in(value: Any) -> Iterator[dict[str, Any]]:
@@ -115,3 +143,26 @@ def strings_in(value: Any) -> Iterator[str]:
             waiting.extend(reversed(item.values()))
         elif isinstance(item, list):
             waiting.extend(reversed(item))
+
+
+def shape_text(value: Any) -> str:
+    """The shape of a JSON value, itself as JSON text: keys sorted, each value as the name of its type.
+
+    The types are text, empty (a text without characters), number, boolean and null; a list is the list of the shapes
+    that its items have, each once.
+    """
+    if isinstance(value, str):
+        return '"text"' if value and not value.isspace() else '"empty"'
+    if isinstance(value, dict):
+        return "{" + ",".join([f"{_quoted(key)}:{shape_text(value[key])}" for key in sorted(value)]) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(sorted({shape_text(item) for item in value})) + "]"
+    return _SCALAR_SHAPES.get(type(value), '"number"')
+
+
+_SCALAR_SHAPES = {bool: '"boolean"', type(None): '"null"'}
+
+
+@lru_cache(maxsize=10_000)
+def _quoted(key: str) -> str:
+    return json.dumps(key)

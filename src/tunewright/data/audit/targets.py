@@ -1,67 +1,48 @@
-"""Checks of what the rows teach: targets cut short, copied, doubled, bare, always the same or off the schema.
+"""What one row teaches: targets cut short, copied, doubled or bare.
 
-A target is a trained turn of the assistant. Of a target that is a JSON object or array the strings are looked at one by
-one.
+Each function looks at one row and gives what it found, or None. Of a target that is a JSON object or array the strings
+are looked at one by one. What is looked for is cheap to rule out, so a clean row costs a few microseconds.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from tunewright.data.audit.findings import Example, Finding, ending, excerpt, share_finding
-from tunewright.data.audit.rows import AuditRow, Corpus, Exchange
-from tunewright.evidence import Evidence
+from tunewright.data.audit.findings import Hit, ending, excerpt
+from tunewright.data.audit.rows import AuditRow
 
 ELLIPSES = ("...", "…")
+ELLIPSIS_CUES = ("...", "…", "\\u2026")
 PREFIX_AT_LEAST = 40
 NEAR_COPY_SHARE = 0.8
+ROUGHLY_ALIKE = 0.5
 CONTAINED_CHARACTERS = 100
+SHORT_TARGET = 40
 BARE_SCALAR = re.compile(r"\s*(?:[-+]?\d+(?:[.,]\d+)*(?:[eE][-+]?\d+)?|true|false|null|none)\s*", re.IGNORECASE)
-LABEL_CHARACTERS = 40
-DOMINATING_SHARE = 0.5
-LABELS_SHARE = 0.95
 WORDS = re.compile(r"\w+")
+WITHOUT_SPACES = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 
 
-def check_ellipsis_targets(corpus: Corpus) -> Finding:
-    """Targets, or strings in JSON targets, that end in an ellipsis, as text cut to a length does."""
-    found = [
-        Example(row.id, ending(text))
-        for row in corpus.rows
-        if (text := next((t for t in texts_of(row) if t.rstrip().endswith(ELLIPSES)), None)) is not None
-    ]
-    return share_finding(
-        "ellipsis_targets",
-        found,
-        len(corpus.rows),
-        0.01,
-        'have a target that ends in "..."',
-        "The model would learn to break off: write these targets in full, or leave the rows out.",
-    )
-
-
-def texts_of(row: AuditRow) -> Iterator[str]:
+def ellipsis_in(row: AuditRow) -> Hit | None:
+    """A target, or a string in a JSON target, that ends in an ellipsis, as text cut to a length does."""
     for exchange in row.exchanges:
-        yield from exchange.texts
+        if any(cue in exchange.target for cue in ELLIPSIS_CUES):
+            for text in exchange.texts:
+                if text.rstrip().endswith(ELLIPSES):
+                    return Hit(ending(text))
+    return None
 
 
-def check_copied_prefix_targets(corpus: Corpus) -> Finding:
-    """Targets, or strings in JSON targets, that are only the beginning of what the user wrote."""
-    found = [
-        Example(row.id, excerpt(text))
-        for row in corpus.rows
-        if (text := next((t for e in row.exchanges for t in e.texts if is_copied_prefix(t, e.user)), None)) is not None
-    ]
-    return share_finding(
-        "copied_prefix_targets",
-        found,
-        len(corpus.rows),
-        0.01,
-        "have a target that is only the beginning of the user's text",
-        "Nothing but copying can be learned from them: have these targets written, not cut from the input.",
-    )
+def copied_prefix_in(row: AuditRow) -> Hit | None:
+    """A target, or a string in a JSON target, that is only the beginning of what the user wrote."""
+    for exchange in row.exchanges:
+        if len(exchange.target) < PREFIX_AT_LEAST:
+            continue
+        head = exchange.user.lstrip()[:PREFIX_AT_LEAST]
+        for text in exchange.texts:
+            if head in text[: 2 * PREFIX_AT_LEAST] and is_copied_prefix(text, exchange.user):
+                return Hit(excerpt(text))
+    return None
 
 
 def is_copied_prefix(text: str, user: str) -> bool:
@@ -76,109 +57,58 @@ def is_copied_prefix(text: str, user: str) -> bool:
     return len(body) >= PREFIX_AT_LEAST and user.startswith(body) and (bool(ellipsis) or len(body) < len(user))
 
 
-def check_near_copy_fields(corpus: Corpus) -> Finding:
-    """JSON targets in which two fields of one object say nearly the same."""
-    pairs: Counter[str] = Counter()
-    found = []
-    for row in corpus.rows:
-        names = next((names for e in row.exchanges for item in e.objects if (names := near_copies(item))), None)
-        if names:
-            pairs[" and ".join(names)] += 1
-            found.append(Example(row.id, " and ".join(names)))
-    which = ", ".join(f"{count} × {names}" for names, count in pairs.most_common(3))
-    return share_finding(
-        "near_copy_fields",
-        found,
-        len(corpus.rows),
-        0.05,
-        "have a JSON target with two fields that nearly copy one another" + (f" ({which})" if which else ""),
-        "Have the fields written anew so that each says what it is for.",
-    )
+def near_copies_in(row: AuditRow) -> Hit | None:
+    """A JSON target in which two fields of one object say nearly the same."""
+    for exchange in row.exchanges:
+        for item in exchange.objects:
+            names = near_copies(item)
+            if names:
+                return Hit(" and ".join(names), " and ".join(names))
+    return None
 
 
 def near_copies(item: dict[str, Any]) -> tuple[str, str] | None:
     """The first two fields of an object that are near copies; strings of fewer than 40 characters are not compared."""
-    texts = [(key, value) for key, value in item.items() if isinstance(value, str) and len(value) >= PREFIX_AT_LEAST]
-    near = (pair for pair in combinations(texts, 2) if are_near_copies(pair[0][1], pair[1][1]))
-    return next(((left, right) for (left, _), (right, _) in near), None)
+    texts = [
+        (key, value, set(value.lower().split()))
+        for key, value in item.items()
+        if isinstance(value, str) and len(value) >= PREFIX_AT_LEAST
+    ]
+    for (left, one, words), (right, other, others) in combinations(texts, 2):
+        if contains_beginning(one, other) or (overlap(words, others) >= ROUGHLY_ALIKE and say_the_same(one, other)):
+            return left, right
+    return None
 
 
-def are_near_copies(left: str, right: str) -> bool:
-    """One has the other's first 100 characters in it, or the Jaccard similarity of their words is at least 0.8."""
-    for one, other in ((left, right), (right, left)):
-        if len(one) >= CONTAINED_CHARACTERS and one[:CONTAINED_CHARACTERS] in other:
-            return True
-    words, others = set(WORDS.findall(left.casefold())), set(WORDS.findall(right.casefold()))
-    return len(words & others) >= NEAR_COPY_SHARE * len(words | others) > 0
-
-
-def check_bare_scalar_targets(corpus: Corpus) -> Finding:
-    """Targets that are only a number, a truth value or null. Labels, short and recurring, are only warned about."""
-    found = [Example(row.id, excerpt(row.last.target)) for row in corpus.rows if BARE_SCALAR.fullmatch(row.last.target)]
-    finding = share_finding(
-        "bare_scalar_targets",
-        found,
-        len(corpus.rows),
-        0.01,
-        "have a target that is only a number, true, false or null",
-        "Say in the target what the figure is, in the form that the other rows have.",
-    )
-    is_softened = finding.evidence.verdict == "fail" and is_classification([row.last.target for row in corpus.rows])
-    return finding.with_verdict("warn") if is_softened else finding
-
-
-def is_classification(targets: Sequence[str]) -> bool:
-    """Whether nearly all targets are one short line each, and most of them recur."""
-    labels = [target for target in targets if len(target.strip()) <= LABEL_CHARACTERS and "\n" not in target.strip()]
-    return len(labels) >= LABELS_SHARE * len(targets) and 2 * len(set(labels)) <= len(labels)
-
-
-def check_dominating_target(corpus: Corpus) -> Finding:
-    """One target that is that of more than half of the rows (a warning), or of all."""
-    counts = Counter(row.last.target for row in corpus.rows)
-    target, count = counts.most_common(1)[0]
-    share = count / len(corpus.rows)
-    found = [Example(row.id, excerpt(target)) for row in corpus.rows if row.last.target == target]
-    finding = share_finding(
-        "dominating_target",
-        found if count > 1 and share > DOMINATING_SHARE else [],
-        len(corpus.rows),
-        DOMINATING_SHARE,
-        "have one and the same target",
-        "The model would learn to say it whatever is asked: even the targets out.",
-    )
-    return finding.with_verdict("warn") if finding.evidence.verdict == "fail" and share < 1 else finding
-
-
-def check_schema_outliers(corpus: Corpus) -> Finding:
-    """Where most targets are JSON objects: the targets that are not, or have other keys than most."""
-    schemas = {row.id: schema_of(row.last) for row in corpus.rows}
-    counts = Counter(schema for schema in schemas.values() if schema is not None)
-    if counts.total() * 2 < len(corpus.rows):
-        detail = f"{counts.total()} of {len(corpus.rows)} targets are JSON objects: there is no schema to hold to."
-        return Finding(Evidence("schema_outliers", 0.0, "<= 0.01", "pass", detail))
-    usual, count = counts.most_common(1)[0]
-    found = [Example(id_, describe_schema(schema, usual)) for id_, schema in schemas.items() if schema != usual]
-    finding = share_finding(
-        "schema_outliers",
-        found,
-        len(corpus.rows),
-        0.01,
-        f"have a target without the keys of most, {', '.join(sorted(usual)) or 'none'}",
-        "Bring these targets into the form of the others, or leave the rows out.",
-    )
-    return (
-        finding.with_verdict("warn") if finding.evidence.verdict == "fail" and count * 2 < counts.total() else finding
+def contains_beginning(left: str, right: str) -> bool:
+    """Whether one has the other's first 100 characters in it."""
+    return (len(left) >= CONTAINED_CHARACTERS and left[:CONTAINED_CHARACTERS] in right) or (
+        len(right) >= CONTAINED_CHARACTERS and right[:CONTAINED_CHARACTERS] in left
     )
 
 
-def schema_of(exchange: Exchange) -> frozenset[str] | None:
-    """The keys of a JSON object; None if the target is none."""
-    return frozenset(exchange.value) if isinstance(exchange.value, dict) else None
+def say_the_same(left: str, right: str) -> bool:
+    """Whether the Jaccard similarity of their words is at least 0.8."""
+    return overlap(set(WORDS.findall(left.casefold())), set(WORDS.findall(right.casefold()))) >= NEAR_COPY_SHARE
 
 
-def describe_schema(schema: frozenset[str] | None, usual: frozenset[str]) -> str:
-    if schema is None:
-        return "no JSON object"
-    missing, further = sorted(usual - schema), sorted(schema - usual)
-    return "; ".join(f"{what} {', '.join(keys)}" for what, keys in (("without", missing), ("with", further)) if keys)
+def overlap(words: set[str], others: set[str]) -> float:
+    shared = len(words & others)
+    return shared / (len(words) + len(others) - shared) if shared else 0.0
+
+
+def bare_scalar_in(row: AuditRow) -> Hit | None:
+    """A target that is only a number, a truth value or null."""
+    target = row.target
+    return Hit(excerpt(target)) if len(target) <= SHORT_TARGET and BARE_SCALAR.fullmatch(target) else None
+
+
+def one_token_in(row: AuditRow) -> Hit | None:
+    """A target of a single word or character; numbers are left to `bare_scalar_in`.
+
+    In scripts that put no space between words only a single character counts.
+    """
+    word = row.target.strip()
+    if len(word) > SHORT_TARGET or len(word.split()) != 1 or BARE_SCALAR.fullmatch(word):
+        return None
+    return Hit(excerpt(word)) if len(word) == 1 or not WITHOUT_SPACES.search(word) else None

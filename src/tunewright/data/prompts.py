@@ -1,0 +1,56 @@
+"""The prompts of all rows, sketched so that near duplicates can be found: a second pass over the spooled rows.
+
+It comes after the first because what wording is common has to be known before a prompt can be sketched.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewright.chat.conversation import conversation_from_json
+from tunewright.data.audit.rows import AuditRow
+from tunewright.data.corpus import Corpus, band_name
+from tunewright.data.features import hash64
+from tunewright.data.near import BANDS, Shingles, band_keys, common_wording, numbers_of, shingles_of, without
+from tunewright.data.spool import Spool
+from tunewright.events import Events
+from tunewright.parallel import Workers
+
+SAMPLE_ROWS = 10_000
+
+
+def index_prompts(spool: Spool, workers: Workers, events: Events) -> Corpus:
+    """The corpus of a spool, its prompts sketched; adds the columns `prompt` and one for each band to the spool."""
+    spool.flush()
+    common = common_wording(spool_prompts(spool, sample_of(spool)))
+    progress = events.progress("prompts", spool.size)
+    for prompts, bands in workers.map(partial(sketch_lines, common=common), spool.blocks()):
+        spool.append_column("prompt", prompts)
+        for band in range(BANDS):
+            spool.append_column(band_name(band), bands[:, band])
+        progress.advance(len(prompts))
+    spool.flush()
+    return Corpus(spool, common)
+
+
+def sample_of(spool: Spool) -> Sequence[int]:
+    """The rows with the smallest keys, at most `SAMPLE_ROWS`: the same whatever the order of rows."""
+    keys = spool.column("key")
+    if len(keys) <= SAMPLE_ROWS:
+        return range(len(keys))
+    return [int(index) for index in np.sort(np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS])]
+
+
+def spool_prompts(spool: Spool, indices: Sequence[int]) -> Iterator[str]:
+    return (AuditRow(spool.conversation(index)).prompt for index in indices)
+
+
+def sketch_lines(lines: bytes, common: Shingles) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """For the conversations of a block of the spool: a hash of each prompt's words, uint64 [N], and its band keys."""
+    prompts = [AuditRow(conversation_from_json(json.loads(line))).prompt for line in lines.splitlines()]
+    numbers = [numbers_of(prompt) for prompt in prompts]
+    hashes = np.array([hash64(words.tobytes()) for words in numbers], dtype=np.uint64)
+    return hashes, band_keys([without(shingles_of(words), common) for words in numbers])

@@ -1,0 +1,82 @@
+"""The same function over many items in several processes, with the results in order and few items under way.
+
+The processes are started only when there is enough to do; each imports what it works with by itself, so no state of
+this process (threads, CUDA) is copied.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from tunewright.errors import EnvironmentLackError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Processes that work through items; with `count` 0, this process does.
+
+    Args:
+        count: how many processes.
+        start: called once in each process (or in this one) with `arguments`, before anything else.
+        preload: module that is imported once for all processes.
+    """
+
+    def __init__(self, count: int, start: Callable[..., None], arguments: tuple[Any, ...], preload: str) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._under_way = 2 * count
+        if count == 0:
+            start(*arguments)
+            return
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([preload])
+        self._pool = ProcessPoolExecutor(count, context, _start_quietly, (start, arguments))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`function` of each item, in order.
+
+        Raises:
+            EnvironmentLackError: a process was killed, most often for want of memory.
+        """
+        if self._pool is None:
+            yield from map(function, items)
+            return
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(self._pool.submit(function, item))
+                if len(waiting) > self._under_way:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool:
+            raise EnvironmentLackError(
+                "worker process", "it was killed", mend="Most often memory ran out: free some and start again."
+            ) from None
+
+
+def _start_quietly(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    # Ctrl-C reaches every process of the terminal; the one that reads the results decides what becomes of it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    start(*arguments)
+
+
+def processes_for(total_bytes: int, enough_bytes: int = 1 << 23) -> int:
+    """One process for each core, at most 16; none where starting them costs more than they save."""
+    return min(os.cpu_count() or 1, 16) if total_bytes >= enough_bytes else 0

@@ -1,0 +1,74 @@
+"""Where rendered rows wait until all are known: token rows, names and outcomes of one split, on disk."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewright.chat.rows import RowWriter, common_start
+from tunewright.render.outcomes import Outcome, outcome_from_json
+from tunewright.render.tally import Tally
+from tunewright.render.work import RenderedBlock
+
+
+class SplitSpool:
+    """The rendered rows of one split; the file of rows is there once the context is left.
+
+    Args:
+        rows_path: the safetensors file to write.
+        scratch: a directory for what is not kept.
+
+    Attributes:
+        tally: counts over all blocks.
+    """
+
+    def __init__(self, rows_path: Path, scratch: Path) -> None:
+        self.rows_path = rows_path
+        self.tally = Tally()
+        self._names_path = scratch / f"{rows_path.stem}.names"
+        self._outcomes_path = scratch / f"{rows_path.stem}.outcomes"
+        self._prefix: NDArray[np.int32] | None = None
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._writer = stack.enter_context(RowWriter(self.rows_path))
+            self._names: TextIO = stack.enter_context(self._names_path.open("w", encoding="utf-8"))
+            self._outcomes: TextIO = stack.enter_context(self._outcomes_path.open("w", encoding="utf-8"))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def append(self, block: RenderedBlock) -> None:
+        """Add a block that follows those that are there."""
+        self._writer.append(block.rows)
+        self._names.writelines(json.dumps(name, ensure_ascii=False) + "\n" for name in block.names)
+        self._outcomes.writelines(json.dumps(each.as_json(), ensure_ascii=False) + "\n" for each in block.outcomes)
+        self.tally.merge(block.tally)
+        if block.names:
+            self._prefix = block.prefix if self._prefix is None else common_start(self._prefix, block.prefix)
+
+    @property
+    def shared_prefix_tokens(self) -> int:
+        """How many tokens all rows begin with; see `tunewright.chat.rows.shared_prefix_length`."""
+        return len(self._prefix) if self._prefix is not None and self.tally.rows > 1 else 0
+
+    def names(self) -> Iterator[str]:
+        """The name of each row as JSON text."""
+        with self._names_path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.rstrip("\n")
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """What became of each conversation."""
+        with self._outcomes_path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield outcome_from_json(json.loads(line))

@@ -1,0 +1,83 @@
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunewright.data.near import (
+    BANDS,
+    alike,
+    band_keys,
+    common_wording,
+    jaccard,
+    numbers_of,
+    shingles_of,
+    without,
+)
+
+NOTHING = np.zeros(0, dtype=np.uint32)
+
+
+def test_similarity_of_trigrams_is_exact() -> None:
+    left, right = (shingles_of(numbers_of(text)) for text in ("a b c d e f g", "a b c d e f x"))
+    assert jaccard(left, right) == pytest.approx(4 / 6)
+
+
+def test_words_keep_signs_and_drop_punctuation() -> None:
+    one_by_one = [
+        numbers_of(word).tolist() for word in ("was", "IST", "3", "-", "4", "grösse", "東", "京", "😀", "a_b")
+    ]
+    assert all(len(numbers) == 1 for numbers in one_by_one)
+    assert numbers_of("Was ist 3-4? „Größe“, 東京.😀 (a_b)").tolist() == [number for (number,) in one_by_one]
+
+
+@given(st.lists(st.text(st.sampled_from("abcXYZ09_é"), min_size=1), max_size=30))
+def test_a_word_has_the_same_number_wherever_it_stands(words: list[str]) -> None:
+    assert numbers_of(" ".join(words)).tolist() == [number for word in words for number in numbers_of(word).tolist()]
+
+
+@pytest.mark.parametrize(("left", "right", "same"), [("", "?!", True), ("a", "A.", True), ("a", "b", False)])
+def test_texts_of_fewer_than_three_words_are_compared_as_wholes(left: str, right: str, same: bool) -> None:
+    assert alike(shingles_of(numbers_of(left)), shingles_of(numbers_of(right)), NOTHING) is same
+
+
+def test_wording_that_many_prompts_share_makes_none_alike() -> None:
+    shared = " ".join(f"word{number}" for number in range(200))
+    prompts = [f"{shared} {number} {number * 7} {number * 13}" for number in range(30)]
+    common = common_wording(prompts)
+    sets = [shingles_of(numbers_of(prompt)) for prompt in prompts]
+    assert jaccard(sets[0], sets[1]) > 0.8
+    assert not any(alike(sets[0], other, common) for other in sets[1:])
+    assert len(without(sets[0], common)) == 3
+
+
+def test_what_only_a_few_prompts_share_is_not_common() -> None:
+    assert not len(common_wording([f"the same three words {number}" for number in range(5)]))
+    assert len(common_wording([f"the same three words {number}" for number in range(6)])) == 2
+
+
+def test_a_text_of_nothing_but_common_wording_shares_no_band() -> None:
+    assert band_keys([NOTHING]).tolist() == [[0] * BANDS]
+
+
+@pytest.mark.parametrize(("similarity", "least", "most"), [(0.9, 1.0, 1.0), (0.8, 0.98, 1.0), (0.3, 0.0, 0.06)])
+def test_pairs_share_a_band_as_often_as_the_formula_says(similarity: float, least: float, most: float) -> None:
+    """At 0.8 the formula gives 0.998, at 0.3 it gives 0.014; the limits leave room for chance."""
+    generator = np.random.default_rng(1)
+    shared = round(200 * similarity / (1 + similarity))
+    found = 0
+    for _ in range(200):
+        pool = np.unique(generator.integers(0, 2**32, 400, dtype=np.uint32))
+        generator.shuffle(pool)
+        left = np.sort(pool[:100])
+        right = np.sort(np.concatenate([pool[:shared], pool[100 : 200 - shared]]))
+        keys = band_keys([left, right])
+        found += bool((keys[0] == keys[1]).any())
+    assert least <= found / 200 <= most
+
+
+def test_the_same_text_has_the_same_keys_everywhere() -> None:
+    rng = random.Random(0)  # noqa: S311
+    text = " ".join(rng.choice(["ferry", "bridge", "Größe", "東京"]) for _ in range(30))
+    assert band_keys([shingles_of(numbers_of(text))])[0, :2].tolist() == [10710728670217916819, 3578241939204502918]
