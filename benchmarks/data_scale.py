@@ -61,9 +61,8 @@ def main() -> None:
     path = generated(arguments.directory, arguments.rows)
     seconds, peak, found = timed_check(path)
     speed = arguments.rows / seconds
-    print(
-        f"tunewright check: {arguments.rows} rows, {path.stat().st_size / 1e9:.2f} GB, {seconds:.0f} s, {speed:.0f} rows/s"
-    )
+    size = path.stat().st_size / 1e9
+    print(f"tunewright check: {arguments.rows} rows, {size:.2f} GB, {seconds:.0f} s, {speed:.0f} rows/s")
     print(f"memory above a bare interpreter: {peak / 1e6:.0f} MB; {json.dumps(found)}")
     if arguments.peer:
         part = generated(arguments.directory, arguments.peer_rows or arguments.rows)

@@ -197,3 +197,21 @@ def stop_ids_of(tokenizer: Any) -> frozenset[int]:
     names = ("<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>")
     known = {tokenizer.convert_tokens_to_ids(name) for name in names if name in tokenizer.get_vocab()}
     return frozenset({*known, tokenizer.eos_token_id})
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "llama3_1", "gemma2", "exact_tinyllama", "hf_mistral_v3", "gguf_phi3"])
+def test_asking_the_backend_gives_the_ids_and_offsets_of_the_tokenizers_own_call(battery: Path, name: str) -> None:
+    tokenizer = cached_tokenizer(battery / "tokenizers" / name)
+    supervisor = Supervisor(tokenizer, ChatTemplate(CHAT_TEMPLATE), frozenset({tokenizer.eos_token_id}))
+    for text in ("<|im_start|>user\nHallo</s>", "  two  spaces\n\n", "é ﬁ 👩‍👧 \u200b", f"{tokenizer.eos_token}x", ""):
+        called = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        asked = supervisor._encode(text)
+        assert (list(asked.ids), list(asked.offsets)) == (called["input_ids"], called["offset_mapping"])
+
+
+def test_a_tokenizer_that_was_told_to_cut_elsewhere_cuts_nothing_here(supervisor: Supervisor) -> None:
+    row = conversation(("user", "Hallo, wie geht es dir?"), ("assistant", "Gut!"))
+    (before,) = supervisor.rows(row)
+    supervisor.tokenizer("a long enough text", truncation=True, max_length=2)
+    (after,) = supervisor.rows(row)
+    assert after.ids.tolist() == before.ids.tolist()

@@ -170,8 +170,8 @@ def test_answers_that_conflict_late_are_shown_where_they_part() -> None:
     items = [Item("When?", begun + "nine.", "S"), Item("When?", begun + "ten.", "S")]
     found = findings([*good(20), *items])["conflicting_answers"]
     assert [example.excerpt for example in found.examples] == [
-        '"When?" is answered …"ing day, and then at nine."',
-        '"When?" is answered …"ing day, and then at ten."',
+        '"When?" is answered …"ng day, and then at nine."',
+        '"When?" is answered …"ng day, and then at ten."',
     ]
 
 

@@ -143,6 +143,9 @@ def test_boilerplate_refusals_are_found(target: str) -> None:
         "您好！我是一个人工智能助手，你可以叫我小明。",
         "Tut mir leid, der Laden hat heute zu.",
         "She said sorry, and I helped her carry the box.",
+        "I'm sorry, but I'm unable to come into work today: I woke up with a headache.",
+        "I'm sorry, but I don't have sufficient information. On which days do you travel?",
+        "My key broke, so I cannot access the cellar.",
         "x" * 400 + "I cannot fulfill this request.",
     ],
 )

@@ -104,13 +104,14 @@ def test_a_row_beyond_the_limit_whose_end_is_not_plain_refuses_the_file(
     assert found in str(caught.value)
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+SHORT = [damage for damage in DAMAGES if "100" not in damage.name]
+
+
+@pytest.mark.parametrize("damage", SHORT, ids=lambda damage: damage.name)
 def test_a_byte_changed_anywhere_never_ends_in_anything_but_rows_or_a_data_error(
     tmp_path: Path, damage: Damage
 ) -> None:
-    content = bytearray(damage.bytes())
-    if len(content) > 10_000:
-        pytest.skip("large inputs are read once")
+    content = damage.bytes()
     path = tmp_path / damage.file
     dice = random.Random(damage.name)  # noqa: S311
     for _ in range(10):

@@ -39,7 +39,7 @@ class ScriptedEngine:
         self.answers = answers
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        return list(messages[-1].content.encode())
+        return list(messages[-1].text.encode())
 
     def score(self, prompt_ids: Sequence[int], answer_ids: Sequence[int], top_k: int) -> list[TopLogprobs]:
         raise NotImplementedError
@@ -66,7 +66,7 @@ def conversation(index: int, target: str | None = None) -> Conversation:
 
 
 def token_row(row: Conversation) -> SupervisedRow:
-    prompt, target = row.prompt[-1].content.encode(), [*row.target.encode(), STOP]
+    prompt, target = row.prompt[-1].text.encode(), [*row.target.encode(), STOP]
     mask = np.array([False] * len(prompt) + [True] * len(target))
     return SupervisedRow(row.id, np.array([*prompt, *target], np.int32), mask, len(prompt))
 
@@ -85,7 +85,7 @@ def write_run(path: Path, train: list[Conversation], held_out: list[Conversation
 
 TRAIN = [conversation(index) for index in range(100, 140)]
 HELD_OUT = [conversation(index) for index in range(20)]
-RIGHT = {row.prompt[-1].content: row.target for row in HELD_OUT}
+RIGHT = {row.prompt[-1].text: row.target for row in HELD_OUT}
 WRONG = dict.fromkeys(RIGHT, "I do not know.")
 
 
@@ -200,14 +200,14 @@ def test_looping_answers_fail_the_gate_and_are_shown(tmp_path: Path) -> None:
 
 def test_answer_that_loops_as_its_target_does_is_not_degenerate(tmp_path: Path) -> None:
     rows = [conversation(index, "la " * 20) for index in range(4)]
-    right = {row.prompt[-1].content: row.target for row in rows}
+    right = {row.prompt[-1].text: row.target for row in rows}
     result, _ = evaluate(tmp_path, rows, {"base": right, "merged": right})
     assert by_name(result)["degenerate_answers"].value == 0.0
 
 
 def test_target_that_is_no_json_enters_no_metric(tmp_path: Path) -> None:
     rows = [*HELD_OUT, conversation(20, "I cannot sort this.")]
-    right = {row.prompt[-1].content: row.target for row in rows}
+    right = {row.prompt[-1].text: row.target for row in rows}
     result, written = evaluate(tmp_path, rows, {"base": right, "merged": right})
     assert written["rows"] == 21
     assert written["metrics"][0]["scores"]["merged"]["value"] == 1.0

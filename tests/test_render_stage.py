@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from render_rows import asked, conversation, run_render, write_data
+from render_rows import Row, asked, conversation, run_render, write_data
 from test_chat_supervise import THINKING_STRIPPED, with_template
 from tunewright.artifacts import RunDirectory
 from tunewright.chat.conversation import Conversation, Message
@@ -220,7 +220,12 @@ def test_no_row_left_is_an_error_that_names_the_first_reason(run: RunDirectory, 
 
 
 def test_every_row_has_one_fate_and_one_line_in_the_order_of_the_input(run: RunDirectory, tiny_base: Path) -> None:
-    rows = [asked("f:1", "1", "2"), "bad: not an object", asked("f:3", "1" * 90, "2"), asked("f:4", "1", "2" * 90)]
+    rows: list[Row] = [
+        asked("f:1", "1", "2"),
+        "bad: not an object",
+        asked("f:3", "1" * 90, "2"),
+        asked("f:4", "1", "2" * 90),
+    ]
     write_data(run, rows, [asked("g:1", "1", "2")], repaired=["f:1"])
     outcome = run_render(run, tiny_base, max_length=60, on_long_row="truncate")
     assert [line["fate"] for line in outcome.ledger] == ["repaired", "rejected", "rejected", "truncated", "kept"]

@@ -105,10 +105,8 @@ def check(
         str | None, typer.Option(help="reject (default) or stop: what to do with rows that cannot be read.")
     ] = None,
     accept: Annotated[list[str] | None, typer.Option(help="Let this gate fail. Repeatable.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the findings and the rows to this file.")] = None,
-    ledger: Annotated[
-        Path | None, typer.Option(help="Write what became of each row to this file (JSON Lines).")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with findings and rows to this file.")] = None,
+    ledger: Annotated[Path | None, typer.Option(help="Write the fate of each row to this file, as JSON Lines.")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Keep what was made in this run directory.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -162,7 +162,7 @@ class VerifyKeys(ModelKeys):
     merged_kl_limit: float = Field(1e-3, gt=0)
     merged_top1_limit: float = Field(0.99, gt=0, le=1)
     gguf_kl_limit: float = Field(1e-2, gt=0)
-    gguf_top1_limit: float = Field(0.95, gt=0, le=1)
+    gguf_top1_limit: float = Field(0.98, gt=0, le=1)
     gguf_clear_top1_limit: float = Field(0.99, gt=0, le=1, description="Where the first choice is clearly ahead.")
 
 

@@ -94,7 +94,7 @@ class Terminal:
         if self._bar is None or self._unit != event["unit"]:
             self._open_bar(event)
         assert self._bar is not None  # noqa: S101 - _open_bar has just made it
-        speed = f"{event['per_second']:.3g} {event['unit']}/s"
+        speed = f"{amount(event['per_second'], event['unit'])}/s"
         left = f", {duration(event['seconds_left'])} left" if event["seconds_left"] else ""
         self._bar.update(self._task, completed=event["done"], total=event["total"], speed=speed + left)
 
@@ -119,7 +119,8 @@ class Terminal:
             return
         self._last_line = now
         left = f", {duration(event['seconds_left'])} left" if event["seconds_left"] else ""
-        self._print(f"  {event['done']} of {event['total']} {event['unit']}, {event['per_second']:.3g}/s{left}")
+        done, total, speed = (amount(event[key], event["unit"]) for key in ("done", "total", "per_second"))
+        self._print(f"  {done.split()[0]} of {total}, {speed}/s{left}")
 
 
 def _one_line(text: str, width: int) -> str:
@@ -135,6 +136,13 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def amount(number: float, unit: str) -> str:
+    """`1234 rows`, `0.55 steps`, and of bytes `12.3 MB`."""
+    if unit == "bytes":
+        return f"{number / 1e6:.1f} MB"
+    return f"{number if isinstance(number, int) else format(number, '.3g')} {unit}"
 
 
 def figure(value: Any) -> str:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.artifacts import read_json, write_text
+from tunewright.chat.conversation import conversation_from_json
 from tunewright.check.look import Look
 from tunewright.check.outcome import Fates, Judged, Kind, Lengths, NamedRow, Outcome
 from tunewright.check.rows import View, rows_view, turns_of
-from tunewright.chat.conversation import conversation_from_json
 from tunewright.report import charts, numbers
 from tunewright.report.gates import evidence_row
 from tunewright.report.head import GLYPHS
@@ -71,9 +71,8 @@ def head_view(found: Look) -> View:
 
 def sentence(outcome: Outcome) -> str:
     warnings = sum(item.evidence.verdict == "warn" for item in outcome.evidence)
-    warned = (
-        f" {numbers.plural(warnings, 'warning')} {'stands' if warnings == 1 else 'stand'} below." if warnings else ""
-    )
+    verb = "stands" if warnings == 1 else "stand"
+    warned = f" {numbers.plural(warnings, 'warning')} {verb} below." if warnings else ""
     if not outcome.failed:
         return f"No gate failed.{warned}"
     names = numbers.listed([item.evidence.name.replace("_", " ") for item in outcome.failed])
@@ -151,12 +150,10 @@ def lengths_view(found: Look) -> View | None:
 
 def length_figures(lengths: Lengths) -> list[tuple[str, str]]:
     over = lengths.over
+    shares = [(f"{share} % have at most", numbers.count(found)) for share, found in lengths.percentiles().items()]
     return [
         ("longest row", numbers.count(lengths.longest)),
-        *(
-            (f"{share} % of the rows have at most", numbers.count(found))
-            for share, found in lengths.percentiles().items()
-        ),
+        *shares,
         ("max_length", f"{numbers.count(lengths.max_length)} (from the {lengths.max_length_from})"),
         ("rows longer than it", numbers.count(over["rows"])),
         ("tokens beyond it", numbers.count(over["tokens"])),

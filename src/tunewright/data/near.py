@@ -96,14 +96,16 @@ def common_wording(texts: Iterable[str]) -> Shingles:
     limit = max(COMMON_AT_LEAST, COMMON_SHARE * len(numbers))
     shingles: Shingles = np.concatenate([np.zeros(0, np.uint32), *map(shingles_of, numbers.values())])
     found, counts = np.unique(shingles, return_counts=True)
-    return found[counts > limit]
+    common: Shingles = found[counts > limit]
+    return common
 
 
 def without(shingles: Shingles, common: Shingles) -> Shingles:
     if not len(common):
         return shingles
     places = np.minimum(np.searchsorted(common, shingles), len(common) - 1)
-    return shingles[common[places] != shingles]
+    own: Shingles = shingles[common[places] != shingles]
+    return own
 
 
 def alike(left: Shingles, right: Shingles, common: Shingles) -> bool:

@@ -66,7 +66,7 @@ class Examination:
 
 @contextmanager
 def examined(config: DataKeys, scratch: Path, events: Events) -> Iterator[Examination]:
-    """The rows, accounted for, split and audited; they wait below `scratch`, in a directory that is removed at the end."""
+    """The rows, accounted for, split and audited. They wait below `scratch`, where nothing is left afterwards."""
     sources = plan_sources(config.data, config.eval_data)
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".rows-", dir=scratch) as directory, Spool(Path(directory)) as spool:

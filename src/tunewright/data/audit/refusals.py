@@ -31,17 +31,19 @@ FURTHER_CUES = (
     *("als künstliche", "désolé", "作为一", "作為一", "抱歉", "对不起", "申し訳", "죄송", "сожалению", "языковая"),
 )
 DENIED = r"(?:can't|cannot|can not|am unable|am not|do not|don't|won't|must decline|will not|lack)\b"
-DENIED_HAVING = r"(?:can't|cannot|can not|am unable|am not able|do not have|don't have|won't|must decline|will not)\b"
 ASKED = (
-    r"(?:fulfill|comply|assist|help (?:you )?with that|provide (?:you )?(?:with )?(?:that|this)|answer that|generate)"
+    r"(?:fulfill|comply|assist|help|provide|answer|generate|create|perform|process|access|retrieve|browse|book|order"
+    r"|discuss|engage in|support|do that)\b"
 )
+LACKED = r"(?:the (?:capability|ability|capacity)|access|real-time)\b"
+UNABLE = rf"i(?: (?:cannot|can't|can not|will not|won't)|(?: a|')m (?:unable|not able) to) {ASKED}"
 FORMS = (
     rf"as an? (?:ai|artificial|large language|language model|text-based|chatbot)\b[^.!?\n]{{0,60}}\bi {DENIED}",
     rf"i(?:'| a)m (?:just |only )?an ai\b.{{0,60}}\b{DENIED}",
     r"my programming (?:does not|doesn't|prevents|prohibits)",
-    rf"(?:sorry|apologi[sz]e)\b[^.!?\n]{{0,60}}\b(?:i {DENIED_HAVING}|i'm (?:unable|not able))",
-    rf"i (?:cannot|can't|will not|am unable to|am not able to) {ASKED}",
-    rf"i'm (?:unable|not able) to {ASKED}",
+    rf"(?:sorry|apolog(?:y|ies|i[sz]e))\b[^.!?\n]{{0,60}}\b(?:{UNABLE}|i (?:do not|don't) have {LACKED}|i must decline)",
+    r"i (?:cannot|can't|will not|won't|am unable to|am not able to) (?:fulfill|comply with|assist with that|help with that)",
+    r"i'm (?:unable|not able) to (?:fulfill|comply with|assist with that|help with that)",
     r"tut mir leid,? (?:aber )?(?:ich kann|das kann ich|als)",
     r"als (?:ki\b|künstliche intelligenz|(?:ki-)?sprachmodell).{0,40}\b(?:kann|habe|bin|darf)\b",
     r"ich kann (?:dir|ihnen) dabei (?:leider )?nicht",

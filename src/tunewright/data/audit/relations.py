@@ -4,8 +4,7 @@ In: the columns of a corpus; a row's text is read only where it is shown, or com
 """
 
 from collections import defaultdict
-from itertools import islice
-from os.path import commonprefix
+from itertools import islice, takewhile
 
 import numpy as np
 
@@ -98,7 +97,7 @@ def check_conflicting_answers(corpus: Corpus, config: DataKeys) -> Finding:
 
 def from_difference(text: str, other: str) -> str:
     """The beginning of a text, or if another begins so too, what stands where they part."""
-    shared = len(commonprefix([text, other]))
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))
     return excerpt(text) if shared < EXCERPT_CHARACTERS else f"…{excerpt(text[shared - CONTEXT_CHARACTERS :])}"
 
 
