@@ -41,8 +41,10 @@ FORMS = (
     rf"as an? (?:ai|artificial|large language|language model|text-based|chatbot)\b[^.!?\n]{{0,60}}\bi {DENIED}",
     rf"i(?:'| a)m (?:just |only )?an ai\b.{{0,60}}\b{DENIED}",
     r"my programming (?:does not|doesn't|prevents|prohibits)",
-    rf"(?:sorry|apolog(?:y|ies|i[sz]e))\b[^.!?\n]{{0,60}}\b(?:{UNABLE}|i (?:do not|don't) have {LACKED}|i must decline)",
-    r"i (?:cannot|can't|will not|won't|am unable to|am not able to) (?:fulfill|comply with|assist with that|help with that)",
+    r"(?:sorry|apolog(?:y|ies|i[sz]e))\b[^.!?\n]{0,60}"
+    rf"\b(?:{UNABLE}|i (?:do not|don't) have {LACKED}|i must decline)",
+    r"i (?:cannot|can't|will not|won't|am unable to|am not able to) "
+    r"(?:fulfill|comply with|assist with that|help with that)",
     r"i'm (?:unable|not able) to (?:fulfill|comply with|assist with that|help with that)",
     r"tut mir leid,? (?:aber )?(?:ich kann|das kann ich|als)",
     r"als (?:ki\b|künstliche intelligenz|(?:ki-)?sprachmodell).{0,40}\b(?:kann|habe|bin|darf)\b",
