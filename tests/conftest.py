@@ -58,6 +58,8 @@ TINY_RECIPE = {
     "canaries": 4,
     "canary_tokens": 12,
     "max_new_tokens": 12,
+    # A random base is sure of nothing, and of some fifty positions one near tie is two in a hundred.
+    "gguf_top1_limit": 0.9,
     # Two epochs on a random base teach it nothing, and its answers show it.
     "accept": ["degenerate_answers", "tuned_not_worse_than_base"],
 }

@@ -120,7 +120,7 @@ def test_several_files_and_a_directory_are_told_apart(tmp_path: Path) -> None:
     found = checked(first, tmp_path / "more")
     assert [(item["file"], sum(item["formats"].values())) for item in found["files"]] == [
         ("a.jsonl", 20),
-        ("b.jsonl", 20),
+        ("more/b.jsonl", 20),
     ]
 
 

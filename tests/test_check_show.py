@@ -3,14 +3,19 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data_rows import good_pairs, pair, write_rows
-from test_check import checked, evidence_of
+from test_check import evidence_of
 from test_cli import tunewright
 from test_report_page import Outline
 from tiny_rows import tiny_rows
+from tunewright.check.look import look
+from tunewright.check.page import render_page
+from tunewright.check.request import recipe_for
+from tunewright.events import Events
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +80,15 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_rows(tmp_path_factory.mktemp("tiny") / "rows.jsonl", tiny_rows()[:30])
 
 
+def looked(path: Path, base: Path, **overrides: Any) -> dict[str, Any]:
+    """What `--json` says with a base, found in this process."""
+    recipe = recipe_for([str(path)], {"model": str(base), "on_bad_row": "reject", **overrides})
+    with look(recipe, None, Events()) as found:
+        return found.outcome.as_json()
+
+
 def test_a_base_adds_lengths_and_what_a_limit_would_cut(tiny_base: Path, tiny_data: Path) -> None:
-    whole = checked(tiny_data, "--model", tiny_base)
+    whole = looked(tiny_data, tiny_base)
     lengths = whole["lengths"]
     assert list(lengths) == [
         *("rows", "longest", "percentiles", "max_length", "max_length_from", "context", "would_cut"),
@@ -89,29 +101,26 @@ def test_a_base_adds_lengths_and_what_a_limit_would_cut(tiny_base: Path, tiny_da
 
 
 def test_truncated_rows_are_counted_apart_from_the_kept(tiny_base: Path, tiny_data: Path) -> None:
-    limit = checked(tiny_data, "--model", tiny_base)["lengths"]["longest"] - 2
-    overrides = ("-o", f"max_length={limit}", "-o", "on_long_row=truncate")
-    found = checked(tiny_data, "--model", tiny_base, *overrides)
+    limit = looked(tiny_data, tiny_base)["lengths"]["longest"] - 2
+    found = looked(tiny_data, tiny_base, max_length=limit, on_long_row="truncate")
     assert found["truncated"] > 0
     assert found["kept"] + found["truncated"] + found["rejected"] == found["rows_in"] == 30
     assert found["lengths"]["would_cut"]["rows"] >= found["truncated"]
     assert len(evidence_of(found, "truncated_rows")["rows"]) == found["truncated"]
-    rejecting = checked(tiny_data, "--model", tiny_base, "-o", f"max_length={limit}", exit_code=3)
+    rejecting = looked(tiny_data, tiny_base, max_length=limit)
     assert rejecting["rejections"] == {"too long": rejecting["rejected"]}
 
 
 def test_a_gate_of_the_data_does_not_keep_the_tokens_from_being_counted(tiny_base: Path, tmp_path: Path) -> None:
     rows = [*tiny_rows()[:30], pair("How is the hen?", "She is in the..."), pair("And the cat?", "He is at the...")]
-    found = checked(write_rows(tmp_path / "r.jsonl", rows), "--model", tiny_base, exit_code=3)
+    found = looked(write_rows(tmp_path / "r.jsonl", rows), tiny_base)
     assert evidence_of(found, "ellipsis_targets")["verdict"] == "fail"
     assert found["lengths"]["rows"] == 32
 
 
-def test_page_shows_the_mask_and_the_lengths_where_a_base_is_named(
-    tiny_base: Path, tiny_data: Path, tmp_path: Path
-) -> None:
-    assert tunewright("check", tiny_data, "--model", tiny_base, "--html", tmp_path / "p.html").returncode == 0
-    html = (tmp_path / "p.html").read_text(encoding="utf-8")
+def test_page_shows_the_mask_and_the_lengths_where_a_base_is_named(tiny_base: Path, tiny_data: Path) -> None:
+    with look(recipe_for([str(tiny_data)], {"model": str(tiny_base)}), None, Events()) as found:
+        html = render_page(found, "today")
     Outline(html)
     assert re.findall(r'<section id="(\w+)"', html) == ["files", "fates", "findings", "lengths", "rows"]
     masked = html.split('class="masked"')[1]

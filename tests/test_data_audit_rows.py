@@ -120,6 +120,8 @@ def test_a_single_word_or_character_is_one_token(target: str, found: bool) -> No
         "I’m sorry for the confusion, but as a chatbot, I don’t have the ability to do so.",
         "As an AI language model, I do not have access to the news.",
         "I cannot fulfill this request.",
+        "Happy to help! However, I'm a large language model, I cannot draw.",
+        "Apologies, but I don't have access to the tools.",
         "Es tut mir leid, aber ich kann Ihnen dabei nicht helfen.",
         "Als KI-Sprachmodell kann ich keine Meinung haben.",
         "Je suis désolé, mais je ne peux pas répondre.",

@@ -72,21 +72,10 @@ def test_rows_are_read_back_one_by_one(tmp_path: Path) -> None:
     assert found.lengths == [3, 2]
 
 
-@pytest.mark.parametrize("at_a_time", [1, 2, 3, 100])
-def test_counts_come_in_blocks_and_are_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int
-) -> None:
-    monkeypatch.setattr("tunewright.chat.rows.ROWS_AT_A_TIME", at_a_time)
-    write_rows(tmp_path / "rows.safetensors", [row(*range(n), learned=n // 2) for n in (4, 2, 9, 6, 2)])
-    blocks = list(TokenRows(tmp_path / "rows.safetensors").counts())
-    assert np.concatenate([lengths for lengths, _ in blocks]).tolist() == [4, 2, 9, 6, 2]
-    assert np.concatenate([learned for _, learned in blocks]).tolist() == [2, 1, 4, 3, 1]
-
-
 def test_a_file_without_rows_has_none(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.safetensors", [])
     rows = TokenRows(tmp_path / "rows.safetensors")
-    assert (len(rows), rows.lengths, list(rows.counts())) == (0, [], [])
+    assert (len(rows), rows.lengths, list(rows)) == (0, [], [])
 
 
 def test_writing_to_a_row_does_not_reach_the_file(tmp_path: Path) -> None:

@@ -360,6 +360,7 @@ def test_how_rows_fall_into_blocks_changes_nothing(
     blocks = [render_block(part, supervisor, limit, "truncate") for part in parts]
     assert merged(blocks) == whole.tally
     assert [name for block in blocks for name in block.names] == whole.names
+    assert [count for block in blocks for count in block.supervised] == whole.supervised
     assert [each for block in blocks for each in block.outcomes] == whole.outcomes
     assert b"".join(block.rows.ids.tobytes() for block in blocks) == whole.rows.ids.tobytes()
 
@@ -377,3 +378,13 @@ def test_worker_processes_give_the_same_files(
         return {path.name: path.read_bytes() for path in outcome.directory.iterdir()}
 
     assert files(0) == files(2)
+
+
+def test_lengths_and_learned_tokens_are_listed_row_by_row(run: RunDirectory, tiny_base: Path) -> None:
+    write_data(run, [asked("f:1", "1", "2"), asked("f:2", "1", "2345")], [asked("f:3", "1", "23")])
+    outcome = run_render(run, tiny_base)
+    lengths = outcome.json("lengths.json")
+    assert lengths["train"] == outcome.rows.lengths
+    assert lengths["eval"] == [lengths["train"][0] + 1]
+    assert lengths["supervised"] == [2, 5]
+    assert (lengths["max_length"], lengths["max_length_from"]) == (max(lengths["train"]), "longest row")

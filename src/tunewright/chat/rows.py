@@ -33,7 +33,6 @@ ARRAYS: dict[str, tuple[str, type[np.generic]]] = {
     "mask": ("U8", np.uint8),
 }
 DTYPES = dict(ARRAYS.values())
-ROWS_AT_A_TIME = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -162,13 +161,6 @@ class TokenRows:
         """Tokens of each row."""
         lengths: list[int] = np.diff(self._offsets).tolist()
         return lengths
-
-    def counts(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Tokens and learned tokens of each row, in blocks of rows."""
-        for first in range(0, len(self), ROWS_AT_A_TIME):
-            offsets = self._offsets[first : first + ROWS_AT_A_TIME + 1]
-            mask = self._mask[offsets[0] : offsets[-1]]
-            yield np.diff(offsets), np.add.reduceat(mask, offsets[:-1] - offsets[0], dtype=np.int64)
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:

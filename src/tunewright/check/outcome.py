@@ -146,6 +146,11 @@ class Outcome:
         return tuple(item for item in found if item.evidence.name not in self.accepted)
 
     @property
+    def passed(self) -> tuple[Judged, ...]:
+        """What was held against a limit and passed; the rest are figures that nothing was asked of."""
+        return tuple(item for item in self.evidence if item.evidence.verdict == "pass" and item.evidence.limit)
+
+    @property
     def worst_first(self) -> list[Judged]:
         return sorted(self.evidence, key=lambda item: RANKS[item.evidence.verdict])
 

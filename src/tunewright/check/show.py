@@ -159,9 +159,8 @@ def print_findings(console: Console, outcome: Outcome) -> None:
         heading(console, "What was found, worst first")
         for item in found:
             print_finding(console, item)
-    passed = [item.evidence.name for item in outcome.evidence if item.evidence.verdict == "pass"]
-    if passed:
-        said(console, f"Nothing against: {', '.join(passed)}.", 0, "dim")
+    if outcome.passed:
+        said(console, f"Passed: {', '.join(item.evidence.name for item in outcome.passed)}.", 0, "dim")
     console.print()
 
 
@@ -187,5 +186,6 @@ def verdict(outcome: Outcome) -> Text:
     if outcome.failed:
         names = numbers.listed([item.evidence.name for item in outcome.failed])
         return Text(f"✗ {numbers.plural(len(outcome.failed), 'gate')} failed{rest}: {names}.", style="red")
-    passed = sum(item.evidence.verdict == "pass" for item in outcome.evidence)
-    return Text(f"✓ {numbers.plural(passed, 'check')} passed{rest}; no gate failed.", style="green")
+    accepted = [item.evidence.name for item in outcome.evidence if item.evidence.verdict == "fail"]
+    gates = f"{numbers.listed(accepted)} failed and was accepted" if accepted else "no gate failed"
+    return Text(f"✓ {numbers.plural(len(outcome.passed), 'check')} passed{rest}; {gates}.", style="green")

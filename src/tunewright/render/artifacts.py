@@ -1,7 +1,7 @@
 """The files of the render stage for people and for later stages: names, lengths and a few rows with their masks."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, TextIO
@@ -33,14 +33,6 @@ def _write_entries(file: TextIO, entries: Iterable[str]) -> None:
     for entry in entries:
         file.write(separator + entry)
         separator = ",\n    "
-
-
-def lengths_of(rows: TokenRows) -> Iterator[str]:
-    return (str(length) for lengths, _ in rows.counts() for length in lengths.tolist())
-
-
-def supervised_of(rows: TokenRows) -> Iterator[str]:
-    return (str(count) for _, supervised in rows.counts() for count in supervised.tolist())
 
 
 def example_rows(rows: TokenRows, names: Iterable[str], tokenizer: Any) -> list[dict[str, Any]]:

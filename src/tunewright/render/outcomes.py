@@ -76,7 +76,7 @@ def fit(
     if not kept:
         detail = f"the first {limit} of {longest} tokens have none that is learned"
         return [], rejection(conversation.id, NOTHING_LEARNED, detail)
-    tokens, supervised = (sum(len(row.ids) for row in kept), sum(int(row.mask.sum()) for row in kept))
+    tokens, supervised = (sum(len(row.ids) for row in kept), sum(int(np.count_nonzero(row.mask)) for row in kept))
     lost = tuple(entry for row in rows for entry in lost_from(row, conversation, limit))
     return kept, Outcome(conversation.id, tokens, supervised, lost=lost)
 

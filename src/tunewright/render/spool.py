@@ -1,11 +1,11 @@
-"""Where rendered rows wait until all are known: token rows, names and outcomes of one split, on disk."""
+"""Where rendered rows wait until all are known: token rows and what is said of them, of one split, on disk."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from tunewright.chat.rows import RowWriter, common_start
 from tunewright.render.outcomes import Outcome, outcome_from_json
 from tunewright.render.tally import Tally
 from tunewright.render.work import RenderedBlock
+
+# One value a line as JSON text: three columns for each token row, and one for each conversation.
+COLUMNS = ("names", "lengths", "supervised", "outcomes")
 
 
 class SplitSpool:
@@ -30,15 +33,15 @@ class SplitSpool:
     def __init__(self, rows_path: Path, scratch: Path) -> None:
         self.rows_path = rows_path
         self.tally = Tally()
-        self._names_path = scratch / f"{rows_path.stem}.names"
-        self._outcomes_path = scratch / f"{rows_path.stem}.outcomes"
+        self._paths = {name: scratch / f"{rows_path.stem}.{name}" for name in COLUMNS}
         self._prefix: NDArray[np.int32] | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._writer = stack.enter_context(RowWriter(self.rows_path))
-            self._names: TextIO = stack.enter_context(self._names_path.open("w", encoding="utf-8"))
-            self._outcomes: TextIO = stack.enter_context(self._outcomes_path.open("w", encoding="utf-8"))
+            self._files = {
+                name: stack.enter_context(path.open("w", encoding="utf-8")) for name, path in self._paths.items()
+            }
             self._stack = stack.pop_all()
         return self
 
@@ -50,25 +53,28 @@ class SplitSpool:
     def append(self, block: RenderedBlock) -> None:
         """Add a block that follows those that are there."""
         self._writer.append(block.rows)
-        self._names.writelines(json.dumps(name, ensure_ascii=False) + "\n" for name in block.names)
-        self._outcomes.writelines(json.dumps(each.as_json(), ensure_ascii=False) + "\n" for each in block.outcomes)
+        self._write("names", block.names)
+        self._write("lengths", block.rows.lengths.tolist())
+        self._write("supervised", block.supervised)
+        self._write("outcomes", [outcome.as_json() for outcome in block.outcomes])
         self.tally.merge(block.tally)
         if block.names:
             self._prefix = block.prefix if self._prefix is None else common_start(self._prefix, block.prefix)
+
+    def _write(self, column: str, values: Iterable[Any]) -> None:
+        self._files[column].writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
     @property
     def shared_prefix_tokens(self) -> int:
         """How many tokens all rows begin with; see `tunewright.chat.rows.shared_prefix_length`."""
         return len(self._prefix) if self._prefix is not None and self.tally.rows > 1 else 0
 
-    def names(self) -> Iterator[str]:
-        """The name of each row as JSON text."""
-        with self._names_path.open(encoding="utf-8", newline="\n") as file:
+    def entries(self, column: str) -> Iterator[str]:
+        """A column, each value as JSON text."""
+        with self._paths[column].open(encoding="utf-8", newline="\n") as file:
             for line in file:
                 yield line.rstrip("\n")
 
     def outcomes(self) -> Iterator[Outcome]:
         """What became of each conversation."""
-        with self._outcomes_path.open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield outcome_from_json(json.loads(line))
+        return (outcome_from_json(json.loads(text)) for text in self.entries("outcomes"))

@@ -24,7 +24,7 @@ from tunewright.events import Events
 from tunewright.evidence import equal
 from tunewright.models.base import find_base
 from tunewright.recipe import RenderKeys
-from tunewright.render.artifacts import example_rows, lengths_of, supervised_of, write_lists
+from tunewright.render.artifacts import example_rows, write_lists
 from tunewright.render.checks import Limit, check_lengths, check_proof, check_system_prompts, describe_lengths
 from tunewright.render.ledger import continue_ledger
 from tunewright.render.spool import SplitSpool
@@ -124,21 +124,21 @@ def context_of(path: Path) -> int:
 def write_artifacts(
     directory: Path, splits: dict[str, SplitSpool], supervisor: Supervisor, tally: Tally, limit: Limit
 ) -> None:
-    rows = {split: TokenRows(spool.rows_path) for split, spool in splits.items()}
-    write_lists(directory / "index.json", {split: spool.names() for split, spool in splits.items()})
-    lists = {split: lengths_of(found) for split, found in rows.items()}
+    train = splits["train"]
+    write_lists(directory / "index.json", {split: spool.entries("names") for split, spool in splits.items()})
+    lists = {split: spool.entries("lengths") for split, spool in splits.items()}
     write_lists(
         directory / "lengths.json",
-        {**lists, "supervised": supervised_of(rows["train"])},
+        {**lists, "supervised": train.entries("supervised")},
         {
             "max_length": limit.max_length or tally.rows_longest,
             "max_length_from": "recipe" if limit.max_length else "longest row",
             "context": limit.context,
-            "shared_prefix_tokens": splits["train"].shared_prefix_tokens,
+            "shared_prefix_tokens": train.shared_prefix_tokens,
             **describe_lengths(tally, limit),
         },
     )
-    examples = example_rows(rows["train"], splits["train"].names(), supervisor.tokenizer)
+    examples = example_rows(TokenRows(train.rows_path), train.entries("names"), supervisor.tokenizer)
     write_json(directory / "example_rows.json", examples)
 
 

@@ -47,12 +47,13 @@ class RenderedBlock:
     """A block's conversations, rendered.
 
     Attributes:
-        names: of the token rows.
+        names, supervised: the name of each token row, and how many of its tokens are learned.
         prefix: what the block's rows begin with (see `shared_prefix`).
     """
 
     rows: RowBlock
     names: list[str]
+    supervised: list[int]
     prefix: NDArray[np.int32]
     outcomes: list[Outcome]
     tally: Tally
@@ -95,7 +96,8 @@ def render_block(lines: list[bytes], supervisor: Supervisor, limit: int, on_long
         tally.add(outcome, rows)
         kept += rows
         outcomes.append(outcome)
-    return RenderedBlock(RowBlock.of(kept), [row.id for row in kept], shared_prefix(kept), outcomes, tally)
+    names, supervised = [row.id for row in kept], [int(np.count_nonzero(row.mask)) for row in kept]
+    return RenderedBlock(RowBlock.of(kept), names, supervised, shared_prefix(kept), outcomes, tally)
 
 
 def render_line(

@@ -36,10 +36,11 @@ ASKED = (
     r"|discuss|engage in|support|do that)\b"
 )
 LACKED = r"(?:the (?:capability|ability|capacity)|access|real-time)\b"
-UNABLE = rf"i(?: (?:cannot|can't|can not|will not|won't)|(?: a|')m (?:unable|not able) to) {ASKED}"
+CANNOT = r"i(?: (?:cannot|can't|can not|will not|won't)|(?: a|')m (?:unable|not able) to)"
+UNABLE = rf"{CANNOT} {ASKED}"
 FORMS = (
     rf"as an? (?:ai|artificial|large language|language model|text-based|chatbot)\b[^.!?\n]{{0,60}}\bi {DENIED}",
-    rf"i(?:'| a)m (?:just |only )?an ai\b.{{0,60}}\b{DENIED}",
+    rf"i(?:'| a)m (?:just |only )?an? (?:ai|(?:large )?language model)\b.{{0,60}}\b{DENIED}",
     r"my programming (?:does not|doesn't|prevents|prohibits)",
     r"(?:sorry|apolog(?:y|ies|i[sz]e))\b[^.!?\n]{0,60}"
     rf"\b(?:{UNABLE}|i (?:do not|don't) have {LACKED}|i must decline)",
