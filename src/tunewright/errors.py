@@ -30,6 +30,10 @@ class TunewrightError(Exception):
             message += f" {mend}"
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[type["TunewrightError"], tuple[str, str, str, str]]:
+        """What a worker process raised reaches the process that waits for it as it was."""
+        return type(self), (self.where, self.found, self.expected, self.mend)
+
     def as_json(self) -> dict[str, str | int]:
         return {
             "error": type(self).__name__,

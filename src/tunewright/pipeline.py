@@ -64,8 +64,8 @@ class Stage:
 
 BEFORE_REPORT = ("data", "render", "plan", "train", "merge", "export", "verify", "evaluate")
 STAGES = (
-    Stage("data", DataKeys),
-    Stage("render", RenderKeys, needs=("data",)),
+    Stage("data", DataKeys, version=2),
+    Stage("render", RenderKeys, needs=("data",), version=2),
     Stage("plan", PlanKeys, needs=("render",)),
     Stage("train", TrainKeys, needs=("data", "render", "plan")),
     Stage("merge", MergeKeys, needs=("train",)),
