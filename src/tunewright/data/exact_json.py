@@ -62,4 +62,3 @@ def _constant(name: str) -> NoReturn:
 DECODER = json.JSONDecoder(
     parse_int=JsonNumber, parse_float=JsonNumber, parse_constant=_constant, object_pairs_hook=_object
 )
-LENIENT_DECODER = json.JSONDecoder(parse_int=JsonNumber, parse_float=JsonNumber)

@@ -3,7 +3,6 @@
 Everything that comes back is bytes, arrays and counts, in the order of the rows.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.chat.files import conversation_line
 from tunewright.data.account import Account, account_for
 from tunewright.data.audit.rows import AuditRow
 from tunewright.data.audit.run import RowChecks, Tally
@@ -48,7 +48,6 @@ class Accounted:
 
 
 _jobs: list[Job] = []
-ENCODE = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def start_job(job: Job) -> None:
@@ -80,7 +79,7 @@ def account_block(block: Block) -> Accounted:
         for found in account.conversations:
             audit_row = AuditRow(found)
             checks.look(audit_row)
-            line = (ENCODE(found.as_json()) + "\n").encode()
+            line = conversation_line(found).encode()
             collected.lines.append(line)
             collected.features.append(_features(audit_row, account, job.config.seed, line))
     return Accounted(
