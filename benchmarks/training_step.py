@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from tunewright.chat.order import plan_schedule, split_by_length
-from tunewright.chat.rows import TokenRows
+from tunewright.chat.rows import TokenRows, shared_prefix
 from tunewright.models.base import compute_device, find_base, load_model
 from tunewright.recipe import TrainKeys, read_recipe
 from tunewright.train.fused_lora import fuse_lora_layers
@@ -28,7 +28,7 @@ def main(run: Path) -> None:
     config = read_recipe(run / "recipe.yaml", {}).section(TrainKeys)
     rows = TokenRows(run / "tokens" / "train.safetensors")
     step = [rows[index] for index in plan_schedule(config, len(rows)).rows_of_step(0)]
-    prefix = step[0].ids[: shared_prefix(rows)]
+    prefix = shared_prefix(rows)
     device = compute_device()
     results = {}
     for name, tokens, fused in (
@@ -49,12 +49,6 @@ def main(run: Path) -> None:
         if difference > 1e-4 or not float(gradient.norm()):
             raise SystemExit(f"{name}: gradient differs by {difference:.1e}")
         print(f"| {name} | {seconds:.2f} | {reference_seconds / seconds:.2f} | {difference:.1e} |")
-
-
-def shared_prefix(rows: TokenRows) -> int:
-    from tunewright.chat.rows import shared_prefix_length
-
-    return shared_prefix_length(list(rows))
 
 
 def adapted_model(config: TrainKeys, device: str) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tunewright.artifacts import RunDirectory, canonical_json, read_json, sha256_of_file, write_json
+from tunewright.artifacts import RunDirectory, canonical_json, read_json, sha256_of_file, write_json, write_text
 from tunewright.errors import ArtifactError, GateError
 from tunewright.events import Events, read_events
 from tunewright.evidence import at_least, at_most, equal, fact, validate_gates
@@ -117,6 +117,15 @@ def test_json_is_written_whole(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"ä": [1, None]}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert canonical_json({"b": 1, "a": "ä"}) == '{"a":"ä","b":1}'
+
+
+def test_what_cannot_be_written_is_named_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.mkdir()
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        write_text(path, "text")
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_half_written_event_is_cut_off_before_the_next_one(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from test_report_page import Outline
 from tiny_rows import tiny_rows
 from tunewright.check.look import look
 from tunewright.check.page import render_page
-from tunewright.check.request import recipe_for
 from tunewright.events import Events
+from tunewright.targets import recipe_for
 
 
 @pytest.fixture(scope="module")

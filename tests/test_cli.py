@@ -68,7 +68,7 @@ def test_every_command_has_help(command: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert "nowhere.jsonl: there is no such file" in message_of(tunewright("run", tmp_path / "nowhere.jsonl"), 2)
+    assert "nowhere.jsonl: the file does not exist" in message_of(tunewright("run", tmp_path / "nowhere.jsonl"), 2)
 
 
 def test_an_empty_file_is_named(tmp_path: Path) -> None:

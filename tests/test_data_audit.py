@@ -144,6 +144,26 @@ def test_the_same_question_under_another_system_prompt_is_no_conflict(tmp_path: 
     assert audit(tmp_path, rows).evidence("conflicting_answers").value == 0
 
 
+def test_the_same_question_with_other_tools_is_no_conflict(tmp_path: Path) -> None:
+    def asked(tool: str) -> dict[str, Any]:
+        turns = [{"role": "user", "content": "Book me a table."}, {"role": "assistant", "content": f"By {tool}."}]
+        return {"messages": turns, "tools": [{"type": "function", "function": {"name": tool, "parameters": {}}}]}
+
+    assert audit(tmp_path, [asked("phone"), asked("mail")]).evidence("conflicting_answers").value == 0
+    (tmp_path / "same").mkdir()
+    same = [asked("phone"), {**asked("mail"), "tools": asked("phone")["tools"]}]
+    assert audit(tmp_path / "same", same).evidence("conflicting_answers").value == 2
+
+
+def test_the_language_of_a_json_target_is_that_of_its_sentences(tmp_path: Path) -> None:
+    rows = [
+        {**row, "completion": json.dumps({"kind": "a", "summary": f"The ferry number {n} sails to the island."})}
+        for n, row in enumerate(good_pairs(30))
+    ]
+    rows[7]["completion"] = json.dumps({"kind": "a", "summary": "Die Fähre fährt heute leider nicht zu der Insel."})
+    assert audit(tmp_path, rows, good=0).rows_found_by("language_outliers") == ["rows.jsonl:8"]
+
+
 def test_held_out_prompts_that_are_trained_on_fail(tmp_path: Path) -> None:
     train = write_rows(tmp_path / "rows.jsonl", [*good_pairs(40), pair(ARTICLE, "One.")])
     same, near = {**good_pairs(1)[0], "completion": "Else."}, pair(ARTICLE.replace("home", "away"), "Two.")

@@ -38,7 +38,7 @@ def test_a_row_names_what_its_last_trained_turn_answers() -> None:
     found = AuditRow(Conversation("a:1", turns))
     assert found.prompt == "First?\nOne.\nSecond?"
     assert found.target == '{"b": ["x", ""], "a": null}'
-    assert found.context == ("Be short.", found.prompt)
+    assert found.context == ("Be short.", None, found.prompt)
     assert found.schema == '{"a":"null","b":["empty","text"]}'
     assert [(exchange.user, exchange.target) for exchange in found.exchanges] == [
         ("First?", "One."),

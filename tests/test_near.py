@@ -32,6 +32,22 @@ def test_words_keep_signs_and_drop_punctuation() -> None:
     assert numbers_of("Was ist 3-4? „Größe“, 東京.😀 (a_b)").tolist() == [number for (number,) in one_by_one]
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        ("my top-up failed", "my top up failed", True),
+        ("e\u2010mail", "e mail", True),
+        ("up -5", "up 5", False),
+        ("5-3", "5 3", False),
+        ("-", "", False),
+        ("a-", "a", False),
+        ("-a-b", "- a b", True),
+    ],
+)
+def test_a_hyphen_between_letters_is_punctuation_and_any_other_a_sign(left: str, right: str, same: bool) -> None:
+    assert np.array_equal(numbers_of(left), numbers_of(right)) is same
+
+
 @given(st.lists(st.text(st.sampled_from("abcXYZ09_é"), min_size=1), max_size=30))
 def test_a_word_has_the_same_number_wherever_it_stands(words: list[str]) -> None:
     assert numbers_of(" ".join(words)).tolist() == [number for word in words for number in numbers_of(word).tolist()]

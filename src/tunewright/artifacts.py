@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,29 @@ def write_json(path: Path, data: Json) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` atomically: beside its place, flushed, then renamed."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A place beside `path` for a file that takes its name at the end, flushed; on an error nothing is left of it.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    flush_to_disk(temporary)
-    temporary.replace(path)
+    try:
+        yield temporary
+        flush_to_disk(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        error.filename = str(path) if error.filename == str(temporary) else error.filename
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def flush_to_disk(path: Path) -> None:

@@ -3,7 +3,6 @@
 Everything that takes time to import is imported inside the command that needs it, so that `--help` answers at once.
 """
 
-import errno
 import os
 import sys
 import tempfile
@@ -14,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError
+from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError, environment_error
 
 if TYPE_CHECKING:
     from tunewright.artifacts import RunDirectory
-    from tunewright.recipe import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -29,7 +27,9 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 a gate failed, 4 missing on this machine, 130 interrupted.",
 )
 
-Target = Annotated[str, typer.Argument(help="A recipe (.yaml), a data file (.jsonl, .json, .csv), or a run directory.")]
+Target = Annotated[
+    str, typer.Argument(help="A recipe (.yaml), rows (a file, a directory, a hub data set), or a run directory.")
+]
 RunTarget = Annotated[Path, typer.Argument(help="A run directory, such as runs/support_triage.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Base model: embedded:…, a directory, or a hub id.")]
 Override = Annotated[list[str] | None, typer.Option("-o", help="Override a recipe key: -o lora_r=32. Repeatable.")]
@@ -50,7 +50,9 @@ class _State:
 
 @app.command()
 def run(
-    target: Annotated[str | None, typer.Argument(help="A recipe (.yaml), a data file, or a run directory.")] = None,
+    target: Annotated[
+        str | None, typer.Argument(help="A recipe (.yaml), rows (a file, a directory, a hub data set), or a run.")
+    ] = None,
     model: Model = None,
     override: Override = None,
     run_dir: RunDir = None,
@@ -115,9 +117,10 @@ def check(
     Nothing is trained and nothing is left behind. Example: tunewright check rows.jsonl --model Qwen/Qwen3-1.7B
     """
     from tunewright.check.look import look, save_ledger
-    from tunewright.check.request import recipe_for, validate_output
+    from tunewright.check.output import validate_output
     from tunewright.check.show import print_outcome
     from tunewright.recipe import parse_override
+    from tunewright.targets import recipe_for
     from tunewright.terminal import print_json
 
     _State.as_json = as_json
@@ -296,36 +299,20 @@ def run_until(
     """Run the pipeline up to `stage` and print what came of it; `looks_only` leaves no run behind where none was."""
     from tunewright.pipeline import run_pipeline
     from tunewright.recipe import parse_override
+    from tunewright.targets import recipe_for, run_path
     from tunewright.terminal import print_outcome
 
     _State.as_json = as_json
     overrides = dict(parse_override(text) for text in override or [])
     given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
     overrides |= {key: value for key, value in given.items() if value}
-    recipe, default_directory = find_recipe(target, overrides)
-    with run_directory(run_dir, default_directory, looks_only) as run:
+    recipe = recipe_for([target], overrides)
+    with run_directory(run_dir, run_path(target, recipe), looks_only) as run:
         if again:
             run.manifest_path(stage).unlink(missing_ok=True)
         with listening(as_json, run) as listener:
             manifests = run_pipeline(recipe, run, listener, until=stage)
         print_outcome(run, stage, manifests, as_json)
-
-
-def find_recipe(target: str, overrides: dict[str, Any]) -> "tuple[Recipe, Path]":
-    """The recipe that a target means, and the directory that its run is kept in by default."""
-    from tunewright.recipe import build_recipe, default_name, read_recipe
-
-    path = Path(target).expanduser()
-    if path.is_dir() and (path / "recipe.yaml").is_file() and (path / "manifests").is_dir():
-        return read_recipe(path / "recipe.yaml", overrides), path
-    if path.suffix in {".yaml", ".yml"}:
-        recipe = read_recipe(path, overrides)
-    elif path.exists():
-        data = {"name": default_name(path), "data": [str(path.resolve())], **overrides}
-        recipe = build_recipe(data, target)
-    else:
-        raise UsageError(target, "there is no such file or directory", mend="Check the path.")
-    return recipe, Path("runs") / recipe.name
 
 
 @contextmanager
@@ -405,15 +392,6 @@ def main() -> None:
         if "No space left on device" not in str(error):
             raise
         fail(EnvironmentLackError("disk", "no space is left", mend="Free some and run the same command again."))
-
-
-def environment_error(error: OSError) -> TunewrightError:
-    where = str(error.filename or "disk")
-    if error.errno == errno.ENOSPC:
-        return EnvironmentLackError(where, "no space is left", mend="Free some and run the same command again.")
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        return EnvironmentLackError(where, "it may not be read or written", mend="Check the permissions.")
-    return EnvironmentLackError(where, f"the system answered {error.strerror or error}")
 
 
 def fail(error: TunewrightError) -> None:

@@ -3,6 +3,8 @@
 A message reads `where: what was found; expected what was expected. How to mend it.`
 """
 
+import errno
+
 
 class TunewrightError(Exception):
     """The root of the tree: something failed and the message says where, what and how to mend it.
@@ -101,3 +103,13 @@ class EnvironmentLackError(TunewrightError):
     """This machine lacks something: a package, a network, disk space, memory, a free port."""
 
     exit_code = 4
+
+
+def environment_error(error: OSError) -> TunewrightError:
+    """What an error of the operating system means to the user."""
+    where = str(error.filename or "disk")
+    if error.errno == errno.ENOSPC:
+        return EnvironmentLackError(where, "no space is left", mend="Free some and run the same command again.")
+    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return EnvironmentLackError(where, "it may not be read or written", mend="Check the permissions.")
+    return EnvironmentLackError(where, f"the system answered {error.strerror or error}")

@@ -227,8 +227,14 @@ def _beside(recipe_path: Path, name: str) -> Path:
 def _data_beside(recipe_path: Path, name: str) -> str:
     """A path relative to the recipe; what can only be the name of a hub data set stays as it is."""
     path = _beside(recipe_path, name)
-    is_name = HUB_DATA_SET.fullmatch(name) is not None and (":" in name or "@" in name or not Path(name).suffix)
-    return name if is_name and not path.exists() else str(path)
+    return name if is_hub_data_set(name) and not path.exists() else str(path)
+
+
+def is_hub_data_set(name: str) -> bool:
+    """Whether a name of which there is no file may be that of a hub data set: `owner/rows`, not `folder/rows.jsonl`."""
+    suffix = Path(name).suffix[1:]
+    is_path = bool(suffix) and not suffix.isdigit() and ":" not in name and "@" not in name
+    return HUB_DATA_SET.fullmatch(name) is not None and not is_path
 
 
 def default_name(path: Path) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from tunewright.chat.conversation import Conversation, conversation_from_json
 
+ENCODE = json.JSONEncoder(ensure_ascii=False).encode
+
 
 def conversation_line(conversation: Conversation) -> str:
     """The conversation as one line of JSON, its end included; `conversation_from_line` gives it back exactly."""
-    return json.dumps(conversation.as_json(), ensure_ascii=False) + "\n"
+    return ENCODE(conversation.as_json()) + "\n"
 
 
 def conversation_from_line(line: str | bytes) -> Conversation:

@@ -5,7 +5,6 @@ that fails stops nothing here, so that everything is said at once. Where no run 
 temporary directory (`TMPDIR` says where) that is removed whatever happens.
 """
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from tunewright.artifacts import Manifest, RunDirectory, read_json, write_text
+from tunewright.artifacts import Manifest, RunDirectory, read_json, write_text, written_whole
 from tunewright.check.ledger import Told, first_rows, read_ledger
 from tunewright.check.outcome import Fates, Judged, Lengths, NamedRow, Outcome, check_rejected_rows
 from tunewright.data.ledger import write_ledger
@@ -166,10 +165,5 @@ def lengths_of(data: dict[str, Any]) -> Lengths:
 
 def save_ledger(found: Look, path: Path) -> None:
     """Write the ledger to `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written_whole(path) as temporary:
         found.write_ledger(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

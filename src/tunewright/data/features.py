@@ -19,7 +19,7 @@ COLUMNS: dict[str, type[np.generic]] = {
     "tree": np.uint64,  # rows that stay on one side of the split
     "stratum": np.uint64,
     "messages": np.uint64,  # the whole conversation
-    "context": np.uint64,  # system prompt and prompt
+    "context": np.uint64,  # system prompt, tools and prompt
     "target": np.uint64,
     "system": np.uint64,
     "schema": np.uint64,  # the shape of a JSON target
@@ -55,14 +55,14 @@ def features_of(row: AuditRow, key: int, stratum: str | None, held_out: bool, li
         hash64(row.conversation.tree),
         hash64(stratum),
         hash64(line.partition(b'"messages"')[2]),
-        hash64(f"{system is None}\0{system or ''}\0{row.prompt}"),
+        hash64("\0".join("none" if text is None else f"some{text}" for text in row.context)),
         hash64(row.target),
         hash64(system),
         hash64(row.schema),
         len(row.target),
         len(row.prompt),
         len(system or ""),
-        language_of(row.target),
+        language_of(row.last.prose),
         language_of(row.prompt),
         held_out,
         len(line),

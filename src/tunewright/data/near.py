@@ -30,6 +30,7 @@ BANDS = 20
 HASHES_PER_BAND = 6
 PLANE = 1 << 16
 LONGEST = 1 << 18
+HYPHENS = np.array([0x2D, 0x2010, 0x2011], dtype=np.uint32)
 CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 ALONE = re.compile(rf"[{CJK}]|[^\w\s.,;:!?\"'„“”‘’…()\[\]]")
 
@@ -43,6 +44,11 @@ def _kinds() -> NDArray[np.uint8]:
     alone = np.array([ALONE.match(character) is not None for character in characters])
     inside = np.array([character == "_" or character.isalnum() for character in characters])
     return np.where(alone, 2, np.where(inside, 1, 0)).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _letters() -> NDArray[np.bool_]:
+    return np.array([chr(code).isalpha() for code in range(PLANE)])
 
 
 @lru_cache(maxsize=10)
@@ -59,12 +65,15 @@ def _powers(count: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
 def numbers_of(text: str) -> NDArray[np.uint64]:
     """The words of a text as numbers below 2^32, uint64 [W]; the same in every process.
 
-    Case does not count, nor does punctuation; signs such as + and CJK characters are words by themselves. A word's
-    number is a polynomial in its characters modulo 2^64, taken from the differences of running sums.
+    Case does not count, nor does punctuation, hyphens between letters among it; signs such as + and CJK characters are
+    words by themselves. A word's number is a polynomial in its characters modulo 2^64, taken from the differences of
+    running sums.
     """
     codes = np.frombuffer(text[:LONGEST].casefold().encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    kinds = np.append(_kinds()[np.minimum(codes, PLANE - 1)], np.uint8(0))
+    within_plane = np.minimum(codes, PLANE - 1)
+    kinds = np.append(_kinds()[within_plane], np.uint8(0))
     kinds[:-1][codes >= PLANE] = 2
+    kinds[:-1][_hyphens(codes, within_plane)] = 0
     before = np.concatenate([kinds[-1:], kinds[:-1]])
     starts = np.flatnonzero((kinds == 2) | ((kinds == 1) & (before != 1)))
     ends = np.flatnonzero((before == 2) | ((before == 1) & (kinds != 1)))
@@ -73,6 +82,13 @@ def numbers_of(text: str) -> NDArray[np.uint64]:
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(codes * powers[: len(codes)], dtype=np.uint64)])
     words: NDArray[np.uint64] = (sums[ends] - sums[starts]) * inverses[starts] * FACTORS[3]
     return np.right_shift(words, 32)
+
+
+def _hyphens(codes: NDArray[np.uint32], within_plane: NDArray[np.uint32]) -> NDArray[np.int64]:
+    """Where a hyphen stands between two letters."""
+    places = np.flatnonzero(np.isin(codes[1:-1], HYPHENS)) + 1
+    letters = _letters()
+    return places[letters[within_plane[places - 1]] & letters[within_plane[places + 1]]]
 
 
 def shingles_of(numbers: NDArray[np.uint64]) -> Shingles:

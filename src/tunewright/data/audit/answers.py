@@ -255,7 +255,8 @@ def without_asked_for(corpus: Corpus, mask: Mask) -> Mask:
         return mask
     rest, answers = mask.copy(), corpus.column("target_language")
     for row in np.flatnonzero(mask).tolist():
-        prompt = "\n".join(filter(None, corpus.row(row).context))
+        asked = corpus.row(row)
+        prompt = f"{asked.system or ''}\n{asked.prompt}"
         is_named = any(name in prompt for name in name_of(answers[row]).split(" or "))
         rest[row] = not is_named and not TRANSLATION.search(prompt)
     return rest

@@ -15,6 +15,7 @@ from tunewright.chat.conversation import Conversation, Message
 
 NOT_JSON = object()
 JSON_OPENS = ("{", "[")
+SPACES_IN_PROSE = 3
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ class Exchange:
     def texts(self) -> list[str]:
         """What a person reads in the target: its strings if it is JSON, else the target itself."""
         return [self.target] if self.value is NOT_JSON else list(strings_in(self.value))
+
+    @property
+    def prose(self) -> str:
+        """What has a language: the target, or where it is JSON its strings of several words, each on its line."""
+        if self.value is NOT_JSON:
+            return self.target
+        return "\n".join([text for text in self.texts if text.count(" ") >= SPACES_IN_PROSE or not text.isascii()])
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,9 @@ class AuditRow:
         return "\n".join([message.text for message in messages[:end] if message.role != "system"])
 
     @property
-    def context(self) -> tuple[str | None, str]:
-        """The whole of what the last trained turn is conditioned on."""
-        return self.system, self.prompt
+    def context(self) -> tuple[str | None, str | None, str]:
+        """The whole of what the last trained turn is conditioned on: system prompt, tools, prompt."""
+        return self.system, self.conversation.tools, self.prompt
 
     @cached_property
     def schema(self) -> str | None:

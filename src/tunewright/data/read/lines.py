@@ -1,7 +1,7 @@
 """JSON Lines, cut into blocks of whole lines without looking into them.
 
-Only LF ends a line. A line longer than a block is joined from its pieces; a line beyond the limit is hashed and counted
-as it goes by, and never held.
+Only LF ends a line; that a file has CR before it is told with its first row. A line longer than a block is joined from
+its pieces; a line beyond the limit is hashed and counted as it goes by, and never held.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,14 @@ from itertools import chain
 from tunewright.data.faults import Repair, RowError
 from tunewright.data.read.blocks import Block, Input, Record
 
+CRLF = Repair("line ends CRLF read as LF", "file")
+
 
 def read_lines(given: Input) -> Iterator[Block]:
     """Blocks of whole lines; blocks of nothing but white space are left out."""
     line, offset, repairs = 1, given.byte_offset, given.repairs
+    if b"\r\n" in given.head and given.head.partition(b"\n")[0].endswith(b"\r"):
+        repairs = (*repairs, CRLF)
     for cut in _cut(given):
         if isinstance(cut, _LongLine):
             yield Block(given.index, line, offset, records=(cut.record(line, offset, repairs),))

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tunewright.data.faults import writable
 from tunewright.data.read.hub import HubName, fetch_from_hub, hub_name
 from tunewright.errors import UsageError
 
@@ -155,5 +156,6 @@ def unique_labels(found: list[Found]) -> list[str]:
         while any(name.parts[-depth:] == item.name.parts[-depth:] for name in others):
             depth += 1
         times = names[: number + 1].count(item.name)
-        labels.append("/".join(item.name.parts[-depth:]).replace("//", "/") + (f"#{times}" if times > 1 else ""))
+        label = "/".join(item.name.parts[-depth:]).replace("//", "/") + (f"#{times}" if times > 1 else "")
+        labels.append(writable(label))
     return labels
