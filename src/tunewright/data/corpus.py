@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tunewright.data.audit.rows import AuditRow
 from tunewright.data.groups import Indices, Unions, equal_rows, first_equal, most_frequent
-from tunewright.data.near import BANDS, Shingles, alike, numbers_of, shingles_of
+from tunewright.data.near import BANDS, Shingles, alike, shingles_of_text
 from tunewright.data.spool import Spool
 
 COMPARED_IN_A_BAND = 32
@@ -66,7 +66,7 @@ class Corpus:
         return alike(self._shingles(int(left)), self._shingles(int(right)), self.common)
 
     def _read_shingles(self, index: int) -> Shingles:
-        return shingles_of(numbers_of(self.row(index).prompt))
+        return shingles_of_text(self.row(index).prompt)
 
     def clusters(self) -> Indices:
         """For each row the first row whose prompt is the same or nearly, through chains of such rows, int64 [N]."""

@@ -14,7 +14,7 @@ from tunewright.chat.conversation import conversation_from_json
 from tunewright.data.audit.rows import AuditRow
 from tunewright.data.corpus import Corpus, band_name
 from tunewright.data.features import hash64
-from tunewright.data.near import BANDS, Shingles, band_keys, common_wording, numbers_of, shingles_of, without
+from tunewright.data.near import BANDS, Shingles, band_keys, common_wording, in_batches, is_own, shingles_of, words_of
 from tunewright.data.spool import Spool
 from tunewright.events import Events
 from tunewright.parallel import Workers
@@ -50,7 +50,12 @@ def spool_prompts(spool: Spool, indices: Sequence[int]) -> Iterator[str]:
 
 def sketch_lines(lines: bytes, common: Shingles) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """For the conversations of a block of the spool: a hash of each prompt's words, uint64 [N], and its band keys."""
-    prompts = [AuditRow(conversation_from_json(json.loads(line))).prompt for line in lines.splitlines()]
-    numbers = [numbers_of(prompt) for prompt in prompts]
-    hashes = np.array([hash64(words.tobytes()) for words in numbers], dtype=np.uint64)
-    return hashes, band_keys([without(shingles_of(words), common) for words in numbers])
+    hashes: list[int] = []
+    keys = [np.zeros((0, BANDS), np.uint64)]
+    prompts = (AuditRow(conversation_from_json(json.loads(line))).prompt for line in lines.splitlines())
+    for batch in in_batches(prompts):
+        words = words_of(batch)
+        hashes.extend(hash64(own.tobytes()) for own in words)
+        shingles = shingles_of(words)
+        keys.append(band_keys(shingles.where(is_own(shingles.values, common))))
+    return np.array(hashes, dtype=np.uint64), np.concatenate(keys)
