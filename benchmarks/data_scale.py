@@ -148,7 +148,9 @@ def timed_peer(python: str, path: Path, tokenizer: str, processes: int) -> tuple
     """Rows, seconds to load and seconds to prepare."""
     with tempfile.TemporaryDirectory(dir=path.parent) as cache:
         command = [python, "-c", PEER, str(path), tokenizer, str(processes), cache]
-        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        answer = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True
+        ).stdout
     rows, load, prepare = next(line for line in answer.splitlines() if line.startswith("PEER")).split()[1:]
     return int(rows), float(load), float(prepare)
 

@@ -214,7 +214,12 @@ WILD = "wild"
         (f"{LF}/v1_multimodal_demo.jsonl", "messages", {"rejected": 24}, {"images not trained": 24}),
         (f"{LF}/v1_sft_demo.jsonl", "messages", {"kept": 500}, {}),
         ("wikinews_de/articles.jsonl", "text", {"rejected": 998}, {"text without roles": 998}),
-        (f"{WILD}/azure_legacy/training_data.jsonl", "prompt_completion", {"kept": 10}, {}),
+        (
+            f"{WILD}/azure_legacy/training_data.jsonl",
+            "prompt_completion",
+            {"kept": 9, "repaired": 1},
+            {"line ends CRLF read as LF": 1},
+        ),
         (f"{WILD}/distillanything/data/train.jsonl", "prompt_response", {"kept": 97}, {}),
         (f"{WILD}/fact_teaching/data/contrast.jsonl", "prompt_completion", {"kept": 16}, {}),
         (

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from data_rows import good_pairs
 from tunewright.chat.conversation import Conversation, Message
+from tunewright.data import groups as data_groups
 from tunewright.data.audit import columns
 from tunewright.data.audit.answers import check_target_diversity, differences
 from tunewright.data.audit.findings import Finding
@@ -81,19 +82,19 @@ class SmallCorpus:
     def is_eval(self) -> NDArray[np.bool_]:
         return np.array([item.held_out for item in self.items], dtype=np.bool_)
 
-    def first_equal(self, column: str) -> NDArray[np.int64]:
+    def first_equal(self, column: str) -> NDArray[np.int32]:
         first: dict[int, int] = {}
         values = self.column(column).tolist()
-        return np.array([n if not v else first.setdefault(v, n) for n, v in enumerate(values)], dtype=np.int64)
+        return np.array([n if not v else first.setdefault(v, n) for n, v in enumerate(values)], dtype=np.int32)
 
     def most_frequent(self, column: str) -> tuple[int, int]:
         counts = Counter(self.column(column).tolist())
         return max(counts.items(), key=lambda item: (item[1], -item[0]))
 
-    def clusters(self) -> NDArray[np.int64]:
+    def clusters(self) -> NDArray[np.int32]:
         first: dict[str, int] = {}
         names = (item.cluster or item.prompt.casefold() for item in self.items)
-        return np.array([first.setdefault(name, n) for n, name in enumerate(names)], dtype=np.int64)
+        return np.array([first.setdefault(name, n) for n, name in enumerate(names)], dtype=np.int32)
 
     def alike(self, left: int, right: int) -> bool:
         self.compared += 1
@@ -124,7 +125,7 @@ def rows_of(finding: Finding) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(columns, "ROWS_AT_A_TIME", 3)
+    monkeypatch.setattr(data_groups, "ROWS_AT_A_TIME", 3)
 
 
 def test_nothing_is_found_in_good_rows() -> None:
@@ -330,7 +331,7 @@ def test_the_first_row_with_a_value_is_found(values: list[int], wanted: list[int
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=20))
 def test_groups_with_differences_are_those_with_two_values(rows: list[tuple[int, int]]) -> None:
     first: dict[int, int] = {}
-    groups = np.array([first.setdefault(group, n) for n, (group, _) in enumerate(rows)], dtype=np.int64)
+    groups = np.array([first.setdefault(group, n) for n, (group, _) in enumerate(rows)], dtype=np.int32)
     values = np.array([value for _, value in rows], dtype=np.uint64)
     mixed = {group for group, _ in rows if len({v for g, v in rows if g == group}) > 1}
     found = columns.groups_with_differences(groups, values)

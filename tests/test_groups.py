@@ -43,7 +43,7 @@ def test_equal_values_are_found_in_however_many_parts_the_column_is_read(
 
 @given(st.lists(st.tuples(st.integers(0, 19), st.integers(0, 19)), max_size=30))
 def test_a_group_is_named_by_its_first_row_in_whatever_order_it_grew(pairs: list[tuple[int, int]]) -> None:
-    unions = Unions(np.arange(20, dtype=np.int64))
+    unions = Unions(np.arange(20, dtype=np.int32))
     reached = [{row} for row in range(20)]
     for left, right in pairs:
         unions.join(left, right)
@@ -54,6 +54,6 @@ def test_a_group_is_named_by_its_first_row_in_whatever_order_it_grew(pairs: list
 
 
 def test_rows_that_belong_together_from_the_start_are_joined() -> None:
-    unions = Unions(np.array([0, 0, 2, 3], dtype=np.int64))
-    unions.join_all(np.array([0, 1, 2, 2], dtype=np.int64))
+    unions = Unions(np.array([0, 0, 2, 3], dtype=np.int32))
+    unions.join_all(np.array([0, 1, 2, 2], dtype=np.int32))
     assert unions.roots().tolist() == [0, 0, 2, 2]

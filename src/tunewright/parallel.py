@@ -7,10 +7,12 @@ this process (threads, CUDA) is copied.
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -60,7 +62,8 @@ class Workers:
         waiting: deque[Future[Result]] = deque()
         try:
             for item in items:
-                waiting.append(self._pool.submit(function, item))
+                with interrupts_deferred():  # It may start a process, which would be left behind half started.
+                    waiting.append(self._pool.submit(function, item))
                 if len(waiting) > self._under_way:
                     yield waiting.popleft().result()
             while waiting:
@@ -69,6 +72,22 @@ class Workers:
             raise EnvironmentLackError(
                 "worker process", "it was killed", mend="Most often memory ran out: free some and start again."
             ) from None
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Ctrl-C takes effect at the end. Threads other than the main one never see it, so for them nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    usual = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _start_quietly(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.data.audit.rows import AuditRow
-from tunewright.data.groups import Indices, Unions, equal_rows, first_equal, most_frequent
+from tunewright.data.column import Column
+from tunewright.data.groups import Groups, Indices, Unions, equal_rows, first_equal, most_frequent
 from tunewright.data.near import BANDS, Shingles, alike, shingles_of_text
 from tunewright.data.spool import Spool
 
@@ -36,8 +37,8 @@ class Corpus:
         self._is_eval = np.zeros(spool.size, dtype=np.bool_)
         self._shingles = lru_cache(SHINGLES_KEPT)(self._read_shingles)
 
-    def column(self, name: str) -> NDArray[np.generic]:
-        """A whole column in row order; see `tunewright.data.features.COLUMNS`, and `prompt`."""
+    def column(self, name: str) -> Column:
+        """A column in row order; see `tunewright.data.features.COLUMNS`, and `prompt`."""
         return self._spool.column(name)
 
     def row(self, index: int) -> AuditRow:
@@ -53,8 +54,8 @@ class Corpus:
     def hold_out(self, is_eval: NDArray[np.bool_]) -> None:
         self._is_eval = is_eval
 
-    def first_equal(self, column: str) -> Indices:
-        """For each row the first row with the same value in that column, int64 [N]; a row without a value is alone."""
+    def first_equal(self, column: str) -> Groups:
+        """For each row the first row with the same value in that column, int32 [N]; a row without a value is alone."""
         return first_equal(self._spool.path(column))
 
     def most_frequent(self, column: str) -> tuple[int, int]:
@@ -68,12 +69,12 @@ class Corpus:
     def _read_shingles(self, index: int) -> Shingles:
         return shingles_of_text(self.row(index).prompt)
 
-    def clusters(self) -> Indices:
-        """For each row the first row whose prompt is the same or nearly, through chains of such rows, int64 [N]."""
+    def clusters(self) -> Groups:
+        """For each row the first row whose prompt is the same or nearly, through chains of such rows, int32 [N]."""
         return self._clusters
 
     @cached_property
-    def _clusters(self) -> Indices:
+    def _clusters(self) -> Groups:
         groups = Unions(self.first_equal("prompt"))
         for band in range(BANDS):
             for rows in equal_rows(self._spool.path(band_name(band))):

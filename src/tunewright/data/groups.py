@@ -1,7 +1,8 @@
 """Equal values in a column that is too long to sort in memory, and groups that grow together.
 
-A column is a file of uint64, one value for each row in order; 0 means that the row has none. Rows are numbered from 0.
-At any time only a part of the column is held: rows whose values have the same first bits, about a million of them.
+A column is a file of uint64, one value for each row in order; 0 means that the row has none. At any time only a part of
+it is held: rows whose values have the same first bits, about a million of them. Rows are numbered from 0, in 32 bits:
+what is held of every row has four bytes, so that ten million rows take 40 MB of it.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,11 @@ from numpy.typing import NDArray
 ROWS_AT_A_TIME = 1 << 20
 LARGEST = 2**64 - 1
 
+MOST_ROWS = 2**31 - 1
+
 Indices = NDArray[np.int64]
+Groups = NDArray[np.int32]
+"""For each row the first row of its group, by which the group is named."""
 Values = NDArray[np.uint64]
 
 
@@ -47,9 +52,9 @@ def runs_of(values: Values) -> tuple[Indices, Indices]:
     return order, np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)])
 
 
-def first_equal(path: Path) -> Indices:
-    """For each row the first row with the same value, int64 [N]; a row without a value is alone."""
-    first = np.arange(path.stat().st_size // 8, dtype=np.int64)
+def first_equal(path: Path) -> Groups:
+    """For each row the first row with the same value, int32 [N]; a row without a value is alone."""
+    first = np.arange(path.stat().st_size // 8, dtype=np.int32)
     for indices, values in parts_of(path):
         order, starts = runs_of(values)
         lengths = np.diff(np.append(starts, len(order)))
@@ -76,14 +81,27 @@ def equal_rows(path: Path) -> Iterator[Indices]:
             yield indices[order[starts[number] : ends[number]]]
 
 
+def pieces(size: int) -> Iterator[slice]:
+    """Rows from 0 to `size`, about a million at a time."""
+    return (slice(start, min(start + ROWS_AT_A_TIME, size)) for start in range(0, size, ROWS_AT_A_TIME))
+
+
+def group_sizes(groups: Groups) -> NDArray[np.uint32]:
+    """How many rows each group has, at its first row, uint32 [N]; 0 at all other rows."""
+    sizes = np.zeros(len(groups), dtype=np.uint32)
+    for piece in pieces(len(groups)):
+        np.add.at(sizes, groups[piece], 1)
+    return sizes
+
+
 class Unions:
     """Rows in groups that only ever grow together; a group is named by its first row.
 
     Args:
-        first: for each row the first row that it belongs with from the start, int64 [N]. It is taken over.
+        first: for each row the first row that it belongs with from the start, int32 [N]. It is taken over.
     """
 
-    def __init__(self, first: Indices) -> None:
+    def __init__(self, first: Groups) -> None:
         self._parents = first
 
     def root(self, row: int) -> int:
@@ -97,13 +115,16 @@ class Unions:
         low, high = sorted((self.root(left), self.root(right)))
         self._parents[high] = low
 
-    def join_all(self, first: Indices) -> None:
+    def join_all(self, first: Groups) -> None:
         """Join each row with the row that `first` names for it."""
-        for row in np.flatnonzero(first != np.arange(len(first))):
-            self.join(int(first[row]), int(row))
+        for piece in pieces(len(first)):
+            for row in np.flatnonzero(first[piece] != np.arange(piece.start, piece.stop)) + piece.start:
+                self.join(int(first[row]), int(row))
 
-    def roots(self) -> Indices:
-        """For each row the first row of its group, int64 [N]."""
-        while not np.array_equal(self._parents, flatter := self._parents[self._parents]):
-            self._parents = flatter
+    def roots(self) -> Groups:
+        """For each row the first row of its group, int32 [N]."""
+        # A parent never comes after its row, so what stands before a piece is flat already.
+        for piece in pieces(len(self._parents)):
+            while not np.array_equal(self._parents[piece], flatter := self._parents[self._parents[piece]]):
+                self._parents[piece] = flatter
         return self._parents

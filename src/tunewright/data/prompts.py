@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.chat.conversation import conversation_from_json
+from tunewright.data.audit.columns import smallest_rows
 from tunewright.data.audit.rows import AuditRow
 from tunewright.data.corpus import Corpus, band_name
 from tunewright.data.features import hash64
@@ -38,10 +39,7 @@ def index_prompts(spool: Spool, workers: Workers, events: Events) -> Corpus:
 
 def sample_of(spool: Spool) -> Sequence[int]:
     """The rows with the smallest keys, at most `SAMPLE_ROWS`: the same whatever the order of rows."""
-    keys = spool.column("key")
-    if len(keys) <= SAMPLE_ROWS:
-        return range(len(keys))
-    return [int(index) for index in np.sort(np.argpartition(keys, SAMPLE_ROWS)[:SAMPLE_ROWS])]
+    return sorted(smallest_rows(spool.column("key"), np.uint64(0), SAMPLE_ROWS))
 
 
 def spool_prompts(spool: Spool, indices: Sequence[int]) -> Iterator[str]:

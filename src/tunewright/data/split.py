@@ -11,14 +11,16 @@ With `stratify_by`, each value of that field has its share of the held-out rows.
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.data.audit.columns import Values, members, smallest_rows
 from tunewright.data.corpus import Corpus
-from tunewright.data.groups import Indices, Unions
+from tunewright.data.groups import Groups, Unions, group_sizes
 from tunewright.errors import UsageError
 from tunewright.evidence import Evidence, fact
 from tunewright.recipe import DataKeys
 
 ONE_IN = 10
 MOST = 200
+NO_SALT = np.uint64(0)
 
 
 def wanted_eval_rows(config: DataKeys, rows: int) -> int | None:
@@ -56,17 +58,17 @@ def split(corpus: Corpus, config: DataKeys) -> NDArray[np.bool_]:
     """
     wanted = wanted_eval_rows(config, corpus.size)
     if wanted is None:
-        return corpus.column("held_out").astype(np.bool_)
+        return corpus.column("held_out")[:].astype(np.bool_)
     held_out = np.zeros(corpus.size, dtype=np.bool_)
     if wanted:
         groups = inseparable(corpus)
-        chosen = choose_groups(groups, corpus.column("key"), quotas(corpus, wanted))
-        held_out[np.isin(groups, np.fromiter(chosen, dtype=np.int64))] = True
+        held_out[list(choose_groups(groups, corpus.column("key"), quotas(corpus, wanted)))] = True
+        held_out = members(groups, held_out)
     return held_out
 
 
-def inseparable(corpus: Corpus) -> Indices:
-    """For each row the first row that has to be on its side, int64 [N]."""
+def inseparable(corpus: Corpus) -> Groups:
+    """Groups of rows that have to be on one side, int32 [N]."""
     clusters = corpus.clusters()
     if corpus.most_frequent("tree") == (0, 0):
         return clusters
@@ -80,7 +82,9 @@ Quotas = list[tuple[NDArray[np.int64] | None, int]]
 
 def quotas(corpus: Corpus, wanted: int) -> Quotas:
     """Rows to choose from, and how many: per stratum by largest remainders (Hamilton's method), or of all rows."""
-    strata = corpus.column("stratum")
+    if corpus.most_frequent("stratum") == (0, 0):
+        return [(None, wanted)]
+    strata = corpus.column("stratum")[:]
     values, counts = np.unique(strata, return_counts=True)
     if len(values) < 2:
         return [(None, wanted)]
@@ -91,14 +95,15 @@ def quotas(corpus: Corpus, wanted: int) -> Quotas:
     return [(np.flatnonzero(strata == value), int(count)) for value, count in zip(values, quota, strict=True)]
 
 
-def choose_groups(groups: Indices, keys: NDArray[np.generic], wanted: Quotas) -> set[int]:
+def choose_groups(groups: Groups, keys: Values, wanted: Quotas) -> set[int]:
     """Whole groups in the order of their smallest keys, while they fit into the number of rows that is wanted."""
-    sizes = np.bincount(groups, minlength=len(groups))
+    sizes = group_sizes(groups)
     chosen: set[int] = set()
     for rows, count in wanted:
         left = count
         own = keys if rows is None else keys[rows]
-        for place in smallest_first(own, count):
+        # Enough of them that groups too large to fit can be passed over.
+        for place in smallest_rows(own, NO_SALT, 100 * count + 1000):
             group = int(groups[place if rows is None else rows[place]])
             if group not in chosen and sizes[group] <= left:
                 chosen.add(group)
@@ -106,10 +111,3 @@ def choose_groups(groups: Indices, keys: NDArray[np.generic], wanted: Quotas) ->
             if not left:
                 break
     return chosen
-
-
-def smallest_first(keys: NDArray[np.generic], wanted: int) -> list[int]:
-    """Places of the smallest keys in their order, enough of them that groups too large to fit can be passed over."""
-    enough = min(len(keys), 100 * wanted + 1000)
-    smallest = np.argpartition(keys, enough - 1)[:enough]
-    return [int(place) for place in smallest[np.argsort(keys[smallest], kind="stable")]]

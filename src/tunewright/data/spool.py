@@ -15,10 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.chat.conversation import Conversation, conversation_from_json
+from tunewright.data.column import Column
 from tunewright.data.features import COLUMNS
+from tunewright.data.groups import MOST_ROWS, pieces
+from tunewright.errors import DataError
 
 BLOCK_BYTES = 1 << 20
 COPY_BYTES = 1 << 22
+ROWS_TO_A_MARK = 1 << 10
 PER_ROW = "conversations_per_row"
 DTYPES: dict[str, type[np.generic]] = {**COLUMNS, "prompt": np.uint64, PER_ROW: np.uint16}
 
@@ -38,7 +42,7 @@ class Spool:
         self.directory = directory
         self.rows = self.size = 0
         self._files: dict[str, BinaryIO] = {}
-        self._offsets: NDArray[np.int64] | None = None
+        self._marks: NDArray[np.int64] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -61,13 +65,20 @@ class Spool:
         return self.directory / f"{column}.column"
 
     def append(self, ledger: bytes, conversations: bytes, columns: Mapping[str, NDArray[Any]]) -> None:
-        """Add rows that follow those that are there."""
+        """Add rows that follow those that are there.
+
+        Raises:
+            DataError: there are more conversations than 32 bits can number.
+        """
         self._file(self.ledger_path).write(ledger)
         self._file(self.conversations_path).write(conversations)
         for name, values in columns.items():
             self.append_column(name, values)
         self.rows += len(columns[PER_ROW])
         self.size += len(columns["key"])
+        self._marks = None
+        if self.size > MOST_ROWS:
+            raise DataError("data", f"more than {MOST_ROWS:,} conversations", mend="Check the files one by one.")
 
     def append_column(self, name: str, values: NDArray[Any]) -> None:
         self._file(self.path(name)).write(values.tobytes())
@@ -82,23 +93,22 @@ class Spool:
         for file in self._files.values():
             file.flush()
 
-    def column(self, name: str) -> NDArray[Any]:
-        """A whole column, in the order of the conversations."""
-        return np.fromfile(self.path(name), dtype=DTYPES[name])
+    def column(self, name: str) -> Column:
+        """A column, in the order of the conversations."""
+        return Column(self.path(name), DTYPES[name])
 
-    @property
-    def offsets(self) -> NDArray[np.int64]:
-        """Where each conversation's line begins, and where the last one ends, int64 [N + 1]."""
-        if self._offsets is None or len(self._offsets) != self.size + 1:
-            self._offsets = np.zeros(self.size + 1, dtype=np.int64)
-            np.cumsum(self.column("bytes"), out=self._offsets[1:])
-        return self._offsets
+    def offset(self, index: int) -> int:
+        """Where a conversation's line begins; of the number behind the last one, where that ends."""
+        lengths = self.column("bytes")
+        if self._marks is None:
+            self._marks = marks_of(lengths)
+        mark = index // ROWS_TO_A_MARK
+        return int(self._marks[mark]) + int(lengths[mark * ROWS_TO_A_MARK : index].sum(dtype=np.int64))
 
     def line(self, index: int) -> bytes:
-        start, end = (int(offset) for offset in self.offsets[index : index + 2])
         file = self._reader()
-        file.seek(start)
-        return file.read(end - start)
+        file.seek(self.offset(index))
+        return file.readline()
 
     def _reader(self) -> BinaryIO:
         if "reader" not in self._files:
@@ -116,10 +126,10 @@ class Spool:
 
     def copy_conversations(self, chosen: NDArray[np.bool_], path: Path) -> None:
         """Write the chosen conversations to `path`, in order."""
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
+        edges = np.flatnonzero(np.diff(chosen.view(np.int8), prepend=np.int8(0), append=np.int8(0)))
         with path.open("wb") as target:
             for first, end in edges.reshape(-1, 2).tolist():
-                self._copy(int(self.offsets[first]), int(self.offsets[end]), target)
+                self._copy(self.offset(first), self.offset(end), target)
 
     def _copy(self, start: int, end: int, target: BinaryIO) -> None:
         file = self._reader()
@@ -132,5 +142,14 @@ class Spool:
     def ledger_lines(self) -> Iterator[tuple[bytes, int]]:
         """Every ledger line without its end, with the number of conversations that its row became."""
         with self.ledger_path.open("rb") as file:
-            for line, count in zip(file, self.column(PER_ROW).tolist(), strict=True):
+            per_row = self.column(PER_ROW)
+            counts = (count for piece in pieces(len(per_row)) for count in per_row[piece].tolist())
+            for line, count in zip(file, counts, strict=True):
                 yield line.rstrip(b"\n"), count
+
+
+def marks_of(lengths: Column) -> NDArray[np.int64]:
+    """Where the line of every `ROWS_TO_A_MARK`th conversation begins, and where the last line ends, int64."""
+    step = ROWS_TO_A_MARK
+    sums = [lengths[start : start + step].sum(dtype=np.int64) for start in range(0, len(lengths), step)]
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sums, dtype=np.int64))])

@@ -14,17 +14,17 @@ import numpy as np
 
 from tunewright.data.audit.columns import (
     Corpus,
-    Indices,
     Mask,
     distinct,
     labels,
     members,
     offenders,
-    pieces,
     smallest_rows,
+    where,
 )
 from tunewright.data.audit.findings import Finding, Offenders, excerpt, finding_of
 from tunewright.data.audit.language import LANGUAGES, name_of
+from tunewright.data.groups import Groups, group_sizes, pieces
 from tunewright.evidence import Evidence, Verdict
 from tunewright.recipe import DataKeys
 
@@ -50,7 +50,7 @@ def check_dominating_target(corpus: Corpus, config: DataKeys) -> Finding:
     """One target that is that of more than half of the rows (a warning), or of all."""
     value, count = corpus.most_frequent("target")
     is_over = count > max(1, DOMINATING_SHARE * corpus.size)
-    mask: Mask = corpus.column("target") == value
+    mask = where(corpus.column("target"), lambda targets: targets == value)
     found = offenders(corpus, mask & is_over, lambda row: excerpt(corpus.row(row).target))
     return finding_of(
         "dominating_target",
@@ -82,12 +82,12 @@ class Shapes:
     """The shapes of all JSON targets, the most frequent first.
 
     Attributes:
-        groups: for each row the first row with the same shape.
+        groups: of rows with the same shape.
         has_shape: which rows' targets are JSON.
     """
 
     shapes: Sequence[Shape]
-    groups: Indices
+    groups: Groups
     has_shape: Mask
 
     @property
@@ -102,11 +102,10 @@ class Shapes:
 
 def shapes_of(corpus: Corpus) -> Shapes:
     """At most the 10,000 most frequent shapes."""
-    has_shape: Mask = corpus.column("schema") != 0
+    has_shape = where(corpus.column("schema"), lambda shapes: shapes != 0)
     groups = corpus.first_equal("schema")
-    counts = np.zeros(corpus.size, dtype=np.uint32)
-    for piece in pieces(corpus.size):
-        np.add.at(counts, groups[piece][has_shape[piece]], 1)
+    counts = group_sizes(groups)
+    counts[~has_shape] = 0
     firsts = np.flatnonzero(counts)
     if len(firsts) > SHAPES_READ:
         least = np.partition(counts[firsts], -SHAPES_READ)[-SHAPES_READ]
@@ -217,7 +216,7 @@ def check_language_outliers(corpus: Corpus, config: DataKeys) -> Finding:
     to what nine in ten answers do.
     """
     mask, than = language_outliers(corpus)
-    answers = corpus.column("target_language")
+    answers = corpus.column("target_language")[:]
     return finding_of(
         "language_outliers",
         offenders(
@@ -235,8 +234,11 @@ def check_language_outliers(corpus: Corpus, config: DataKeys) -> Finding:
 
 def language_outliers(corpus: Corpus) -> tuple[Mask, str]:
     """The rows whose answer is in another language, and than what."""
-    answers, prompts = corpus.column("target_language"), corpus.column("prompt_language")
-    counts = np.bincount(answers, minlength=len(LANGUAGES))
+    answers, prompts = corpus.column("target_language")[:], corpus.column("prompt_language")[:]
+    counts = sum(
+        (np.bincount(answers[piece], minlength=len(LANGUAGES)) for piece in pieces(corpus.size)),
+        np.zeros(len(LANGUAGES), np.int64),
+    )
     counts[0] = 0
     usual, known = int(counts.argmax()), int(counts.sum())
     if known >= LANGUAGES_KNOWN_AT_LEAST and counts[usual] >= ONE_LANGUAGE_SHARE * known:
@@ -253,7 +255,7 @@ def without_asked_for(corpus: Corpus, mask: Mask) -> Mask:
     """The marked rows less those whose prompt names the language or a translation; of more than 1,000 none is read."""
     if np.count_nonzero(mask) > PROMPTS_READ:
         return mask
-    rest, answers = mask.copy(), corpus.column("target_language")
+    rest, answers = mask.copy(), corpus.column("target_language")[:]
     for row in np.flatnonzero(mask).tolist():
         asked = corpus.row(row)
         prompt = f"{asked.system or ''}\n{asked.prompt}"

@@ -1,6 +1,6 @@
 """Questions that several checks put to the columns of a corpus. Columns are gone through a million rows at a time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,13 +8,19 @@ from numpy.typing import NDArray
 
 from tunewright.data.audit.findings import EXAMPLES_KEPT, Example, Offenders
 from tunewright.data.audit.rows import AuditRow
+from tunewright.data.groups import Groups, Indices, pieces
 
-ROWS_AT_A_TIME = 1 << 20
 LABEL_CHARACTERS = 40
 LABELS_SHARE = 0.95
 
 Mask = NDArray[np.bool_]
-Indices = NDArray[np.int64]
+
+
+class Values(Protocol):
+    """The numbers of a column: an array, or `tunewright.data.column.Column`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 class Corpus(Protocol):
@@ -22,18 +28,30 @@ class Corpus(Protocol):
 
     size: int
 
-    def column(self, name: str) -> NDArray[Any]: ...
+    def column(self, name: str) -> Values: ...
     def row(self, index: int) -> AuditRow: ...
     def id(self, index: int) -> str: ...
     def is_eval(self) -> Mask: ...
-    def first_equal(self, column: str) -> Indices: ...
+    def first_equal(self, column: str) -> Groups: ...
     def most_frequent(self, column: str) -> tuple[int, int]: ...
-    def clusters(self) -> Indices: ...
+    def clusters(self) -> Groups: ...
     def alike(self, left: int, right: int) -> bool: ...
 
 
-def pieces(size: int) -> Iterator[slice]:
-    return (slice(start, min(start + ROWS_AT_A_TIME, size)) for start in range(0, size, ROWS_AT_A_TIME))
+def where(values: Values, test: Callable[[NDArray[Any]], Mask]) -> Mask:
+    """Which values of a column pass a test, bool [N]."""
+    mask = np.empty(len(values), dtype=np.bool_)
+    for piece in pieces(len(values)):
+        mask[piece] = test(values[piece])
+    return mask
+
+
+def repeats(groups: Groups) -> Mask:
+    """Which rows are not the first of their group, bool [N]."""
+    mask = np.empty(len(groups), dtype=np.bool_)
+    for piece in pieces(len(groups)):
+        mask[piece] = groups[piece] != np.arange(piece.start, piece.stop)
+    return mask
 
 
 def first_rows(mask: Mask, count: int = EXAMPLES_KEPT) -> list[int]:
@@ -52,16 +70,18 @@ def offenders(corpus: Corpus, mask: Mask, excerpt: Callable[[int], str]) -> Offe
     return Offenders(int(np.count_nonzero(mask)), examples)
 
 
-def groups_with_differences(groups: Indices, values: NDArray[Any]) -> Mask:
+def groups_with_differences(groups: Groups, values: Values) -> Mask:
     """Which groups have rows with different values, bool [N], marked at the first row, by which a group is named."""
     mixed = np.zeros(len(groups), dtype=np.bool_)
+    repeated = repeats(groups)
     for piece in pieces(len(groups)):
-        heads = groups[piece]
-        mixed[heads[values[piece] != values[heads]]] = True
+        others = np.flatnonzero(repeated[piece])
+        heads = groups[piece][others]
+        mixed[heads[values[piece][others] != values[heads]]] = True
     return mixed
 
 
-def members(groups: Indices, chosen: Mask) -> Mask:
+def members(groups: Groups, chosen: Mask) -> Mask:
     """The rows of the chosen groups, bool [N]."""
     mask = np.empty(len(groups), dtype=np.bool_)
     for piece in pieces(len(groups)):
@@ -69,16 +89,17 @@ def members(groups: Indices, chosen: Mask) -> Mask:
     return mask
 
 
-def first_other(groups: Indices, values: NDArray[Any], row: int) -> int | None:
+def first_other(groups: Groups, values: Values, row: int) -> int | None:
     """The first row of the same group that has another value."""
+    own = values[row : row + 1]
     for piece in pieces(len(groups)):
-        found = np.flatnonzero((groups[piece] == groups[row]) & (values[piece] != values[row]))
+        found = np.flatnonzero((groups[piece] == groups[row]) & (values[piece] != own))
         if len(found):
             return int(found[0] + piece.start)
     return None
 
 
-def find_first(values: NDArray[Any], wanted: NDArray[Any], among: Mask) -> Indices:
+def find_first(values: Values, wanted: NDArray[Any], among: Mask) -> Indices:
     """For each wanted value the first row among the marked ones that has it, -1 if none has."""
     found = np.full(len(wanted), -1, dtype=np.int64)
     order = np.argsort(wanted, kind="stable")
@@ -103,7 +124,7 @@ def _spread(found: Indices, wanted: NDArray[Any], order: Indices) -> Indices:
     return found[order[np.searchsorted(wanted[order], wanted)]]
 
 
-def smallest_rows(values: NDArray[np.uint64], salt: np.uint64, count: int) -> list[int]:
+def smallest_rows(values: Values, salt: np.uint64, count: int) -> list[int]:
     """The rows with the smallest values, after these were mixed with the salt, in their order."""
     rows, keys = np.zeros(0, np.int64), np.zeros(0, np.uint64)
     for piece in pieces(len(values)):
@@ -116,15 +137,12 @@ def smallest_rows(values: NDArray[np.uint64], salt: np.uint64, count: int) -> li
 
 def distinct(corpus: Corpus, column: str) -> int:
     """How many different values the rows have."""
-    first = corpus.first_equal(column)
-    return sum(
-        int(np.count_nonzero(first[piece] == np.arange(piece.start, piece.stop))) for piece in pieces(len(first))
-    )
+    return corpus.size - int(np.count_nonzero(repeats(corpus.first_equal(column))))
 
 
 def labels(corpus: Corpus) -> int:
     """How many labels the rows are sorted into; 0 if they are not: most targets are short, and most recur."""
-    is_short = corpus.column("target_characters") <= LABEL_CHARACTERS
+    is_short = where(corpus.column("target_characters"), lambda characters: characters <= LABEL_CHARACTERS)
     if np.count_nonzero(is_short) < LABELS_SHARE * corpus.size:
         return 0
     count = distinct(corpus, "target")

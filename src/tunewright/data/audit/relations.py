@@ -10,15 +10,14 @@ import numpy as np
 
 from tunewright.data.audit.columns import (
     Corpus,
-    Indices,
-    Mask,
     find_first,
     first_other,
     groups_with_differences,
     labels,
     members,
     offenders,
-    pieces,
+    repeats,
+    where,
 )
 from tunewright.data.audit.findings import (
     EXAMPLES_KEPT,
@@ -29,6 +28,7 @@ from tunewright.data.audit.findings import (
     excerpt,
     finding_of,
 )
+from tunewright.data.groups import Indices, pieces
 from tunewright.evidence import Evidence, Verdict
 from tunewright.recipe import DataKeys
 
@@ -42,7 +42,7 @@ CONTEXT_CHARACTERS = 20
 def check_duplicate_rows(corpus: Corpus, config: DataKeys) -> Finding:
     """Rows whose whole conversation stood before."""
     first = corpus.first_equal("messages")
-    repeated = first != np.arange(len(first))
+    repeated = repeats(first)
     return finding_of(
         "duplicate_rows",
         offenders(corpus, repeated, lambda row: f"the same as {corpus.id(int(first[row]))}"),
@@ -154,10 +154,11 @@ def _trained_members(corpus: Corpus, wanted: Indices) -> dict[int, list[int]]:
     is_wanted[wanted] = True
     rows: dict[int, dict[int, int]] = defaultdict(dict)
     for piece in pieces(corpus.size):
-        for row in (np.flatnonzero(~corpus.is_eval()[piece] & is_wanted[clusters[piece]]) + piece.start).tolist():
+        found = np.flatnonzero(~corpus.is_eval()[piece] & is_wanted[clusters[piece]]) + piece.start
+        for row, prompt in zip(found.tolist(), prompts[found].tolist(), strict=True):
             group = rows[int(clusters[row])]
             if len(group) < COMPARED_AT_MOST:
-                group.setdefault(int(prompts[row]), row)
+                group.setdefault(prompt, row)
     return {cluster: list(group.values()) for cluster, group in rows.items()}
 
 
@@ -179,7 +180,7 @@ def check_too_few_rows(corpus: Corpus, config: DataKeys) -> Finding:
 
 def check_no_system_prompt(corpus: Corpus, config: DataKeys) -> Finding:
     """Rows without a system prompt: all of them, or some."""
-    lacking: Mask = corpus.column("system") == 0
+    lacking = where(corpus.column("system"), lambda systems: systems == 0)
     having = corpus.size - int(np.count_nonzero(lacking))
     others = f"while {having} have one" if having else "which is all of them"
     return finding_of(

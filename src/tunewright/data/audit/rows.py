@@ -14,6 +14,7 @@ from typing import Any
 from tunewright.chat.conversation import Conversation, Message
 
 NOT_JSON = object()
+DECODER = json.JSONDecoder(parse_int=float)
 JSON_OPENS = ("{", "[")
 SPACES_IN_PROSE = 3
 
@@ -36,7 +37,7 @@ class Exchange:
         if not self.target.lstrip().startswith(JSON_OPENS):
             return NOT_JSON
         try:
-            return json.loads(self.target, parse_int=float)
+            return DECODER.decode(self.target)
         except (ValueError, RecursionError):
             return NOT_JSON
 
