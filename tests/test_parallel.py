@@ -8,9 +8,14 @@ from tunewright.parallel import Workers, interrupts_deferred
 
 def test_an_interrupt_waits_for_the_end_of_what_must_not_be_broken_off() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), interrupts_deferred():
-        signal.raise_signal(signal.SIGINT)
-        done.append("the rest")
+
+    def work() -> None:
+        with interrupts_deferred():
+            signal.raise_signal(signal.SIGINT)
+            done.append("the rest")
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done == ["the rest"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
