@@ -42,6 +42,28 @@ def test_every_row_that_is_not_blank_has_one_account(tmp_path: Path, lines: list
     assert all((account.fault is None) == (account.fate != "rejected") for account in accounts)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@given(st.lists(LINES, max_size=8), LINES, st.data())
+def test_a_row_more_changes_the_account_of_no_other(
+    tmp_path: Path, lines: list[str], added: str, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, len(lines)))
+
+    def accounts(rows: list[str]) -> list[tuple[str, Any]]:
+        path = tmp_path / "rows.jsonl"
+        path.write_bytes("\n".join(['{"first": 1}', *rows, '{"last": 1}']).encode())
+        places = {"row", "line", "byte_offset"}
+        return [
+            (account.row.sha256, {key: value for key, value in account.as_json().items() if key not in places})
+            for account in accounts_of(path)
+        ]
+
+    with_it, without_it = accounts([*lines[:place], added, *lines[place:]]), accounts(lines)
+    before = sum(bool(line.strip()) for line in lines[:place]) + 1
+    assert with_it[:before] == without_it[:before]
+    assert with_it[len(with_it) - len(without_it) + before :] == without_it[before:]
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(st.permutations(range(12)))
 def test_the_order_of_rows_changes_neither_their_fate_nor_their_side(tmp_path: Path, order: list[int]) -> None:

@@ -34,6 +34,11 @@ class Evidence:
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def is_check(self) -> bool:
+        """Whether something was asked of the figure; the others are facts."""
+        return bool(self.limit) or self.verdict != "pass"
+
     def softened(self) -> "Evidence":
         """The same fact as a warning, for a check that the recipe does not want as a gate."""
         return replace(self, verdict="warn") if self.verdict == "fail" else self
