@@ -6,7 +6,7 @@ any system. What one single operation would make is worked out before it is made
 """
 
 import time
-from collections.abc import Iterable, MappingView
+from collections.abc import Iterable, Iterator, MappingView
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -18,13 +18,15 @@ from jinja2.utils import Namespace
 Value = TypeVar("Value")
 
 # Steps and characters between two looks at the clock and the memory; a look takes some 30 microseconds.
-LOOK_EVERY = 1 << 22
+LOOK_EVERY = 1 << 20
 STEP_COST = 1 << 10
 VALUE_COST = 1 << 6
 # Comparisons of single characters that one call may need, where the algorithm is not linear.
 MOST_COMPARISONS = 10**8
 MOST_INTEGER_BITS = 1 << 14
 PIECES_AT_A_TIME = 1 << 10
+ITEM_WEIGHT = 16
+LONG_TEXT = 1 << 12
 CONTAINERS = (list, tuple, dict, MappingView, Namespace)
 MEMORY_ADDRESS = " at 0x"
 NAMESPACE_ATTRIBUTES = "_Namespace__attrs"
@@ -91,14 +93,15 @@ class Budget:
 
     def joined(self, pieces: Iterable[str]) -> str:
         """All pieces as one text; what is too long is found before it is made."""
-        taken: list[str] = []
-        total = 0
         waiting = iter(pieces)
-        while chunk := list(islice(waiting, PIECES_AT_A_TIME)):
+        taken = chunk = list(islice(waiting, PIECES_AT_A_TIME))
+        self.room(total := sum(map(len, chunk)))
+        while len(chunk) == PIECES_AT_A_TIME:
+            chunk = list(islice(waiting, PIECES_AT_A_TIME))
             total += sum(map(len, chunk))
             self.room(total)
-            self.used(total)
             taken += chunk
+        self.used(total)
         return "".join(taken)
 
     def text(self, value: Any) -> str:
@@ -115,10 +118,19 @@ class Budget:
         return self.joined([value if type(value) is str else self.text(value) for value in values])
 
     def weighed(self, value: Value) -> Value:
-        """The same value, which is not endless to write, compare or hash."""
-        if isinstance(value, CONTAINERS):
-            self.weigh(value)
+        """The same value, which is not endless to write, compare, search or hash."""
+        if isinstance(value, str):
+            if len(value) > LONG_TEXT:
+                self.used(len(value))
+        elif isinstance(value, CONTAINERS):
+            self.used(self.weigh(value))
         return value
+
+    def counted(self, items: Iterator[Value]) -> Iterator[Value]:
+        """The same items, one by one."""
+        for item in items:
+            self.used(VALUE_COST)
+            yield item
 
     def used(self, size: int) -> None:
         """Characters, or items, that are about to be copied."""
@@ -174,7 +186,7 @@ class Budget:
                 inside = item
             elif isinstance(item, Namespace):
                 inside = (object.__getattribute__(item, NAMESPACE_ATTRIBUTES),)
-            total += 2 + 2 * len(inside)
+            total += ITEM_WEIGHT * (1 + len(inside))
             if total > most:
                 raise LimitError(f"it writes out or compares a value of more than {most} characters")
             waiting.extend(inside)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable
 from functools import wraps
+from types import GeneratorType
 from typing import Any
 
 from jinja2.filters import _GroupTuple, make_attrgetter
@@ -16,14 +17,16 @@ from jinja2.runtime import LoopContext, Macro
 from jinja2.utils import Cycler
 from markupsafe import Markup
 
-from tunewright.chat.budget import Budget, LimitError
+from tunewright.chat.budget import LONG_TEXT, VALUE_COST, Budget, LimitError
 
 Guard = Callable[..., None]
 
 CONVERSION = re.compile(r"%(?:\([^()]*\))?[-#0 +]*(\*|\d*)(?:\.(\*|\d*))?")
 WIDEST_FIELD = 10_000
+MOST_FIELDS = 10_000
 # Filters that take quadratic time, or run many lines of Python for each character.
 SLOW_TEXT = 1 << 16
+LONGEST_RANGE = 100_000  # as in Jinja's own sandbox
 MOST_LISTS_TO_ADD = 1000
 LONGEST_INDENT = 100
 LARGEST_PRECISION = 300
@@ -111,6 +114,13 @@ def get_guard(budget: Budget, mapping: Any, key: Any = None, *_: Any) -> None:
         budget.weigh(key)
 
 
+def checked_range(*bounds: Any) -> range:
+    found = range(*bounds)
+    if len(found) > LONGEST_RANGE:
+        raise LimitError(f"it counts through more than {LONGEST_RANGE} numbers")
+    return found
+
+
 def percent_guard(budget: Budget, text: Any, *values: Any, **named: Any) -> None:
     """For `text % values`: no field is wide, and all fields together have room."""
     if isinstance(text, (bytes, bytearray)):
@@ -118,6 +128,8 @@ def percent_guard(budget: Budget, text: Any, *values: Any, **named: Any) -> None
     fields, total = 0, 0
     for match in CONVERSION.finditer(text):
         fields += 1
+        if fields > MOST_FIELDS:
+            raise LimitError(f"it formats more than {MOST_FIELDS} fields")
         for width in match.groups():
             total += field_width(width or "0")
         if text.startswith("(", match.end()):
@@ -228,8 +240,11 @@ FILTER_GUARDS: dict[str, Guard] = {
 SHALLOW = names(
     "abs attr batch count d default first items last length list map reject rejectattr reverse select selectattr slice"
 )
+SIZED = (str, list, tuple, dict, range)
+# What makes of a short text a text that is about as short.
+PLAIN = names("capitalize lower string trim upper")
 # What costs nothing and makes nothing.
-FREE = SHALLOW - {"batch", "list", "reverse", "slice"}
+FREE = names("count d default length")
 
 
 def checked_filter(budget: Budget, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -238,15 +253,22 @@ def checked_filter(budget: Budget, name: str, function: Callable[..., Any]) -> C
     deep = name not in SHALLOW
     first = 1 if hasattr(function, "jinja_pass_arg") else 0
 
+    plain = name in PLAIN
+
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        if plain and len(args) == 1 and type(args[0]) is str and len(args[0]) < LONG_TEXT:
+            return function(*args, **kwargs)
         budget.tick()
         if deep:
             for value in (*args[first:], *kwargs.values()):
                 budget.weighed(value)
+        elif isinstance(args[first], SIZED):
+            budget.used(len(args[first]) * VALUE_COST)
         if guard is not None:
             guard(budget, *args[first:], **kwargs)
-        return budget.made(function(*args, **kwargs))
+        result = function(*args, **kwargs)
+        return budget.counted(result) if isinstance(result, GeneratorType) else budget.made(result)
 
     return checked
 
@@ -279,7 +301,7 @@ def checked_test(budget: Budget, function: Callable[..., Any]) -> Callable[..., 
     return checked
 
 
-COMPARING_TESTS = names("!= < <= == > >= eq equalto ge greaterthan gt in le lessthan lt ne")
+COMPARING_TESTS = names("!= < <= == > >= eq equalto ge greaterthan gt in le lessthan lower lt ne upper")
 
 
 def json_filter(budget: Budget) -> Callable[..., str]:

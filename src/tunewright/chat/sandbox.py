@@ -22,7 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEscapeFormatt
 from jinja2.utils import Cycler, Joiner, Namespace
 from markupsafe import Markup
 
-from tunewright.chat.budget import NAMESPACE_ATTRIBUTES, VALUE_COST, Budget, LimitError, Limits
+from tunewright.chat.budget import NAMESPACE_ATTRIBUTES, Budget, LimitError, Limits
 from tunewright.chat.checked import (
     ATTRIBUTES,
     COMPARING_TESTS,
@@ -32,6 +32,7 @@ from tunewright.chat.checked import (
     Guard,
     checked_filter,
     checked_join,
+    checked_range,
     checked_test,
     field_width,
     json_filter,
@@ -122,6 +123,9 @@ def validate_name(name: Any) -> None:
         raise SecurityError(f"a namespace takes no name that begins with an underscore, found {name!r}")
 
 
+ATTRIBUTES[TemplateDict] = frozenset({"fromkeys"})
+
+
 def refuse_chance(*_: Any, **__: Any) -> None:
     raise LimitError("it asks for chance, so that no two renderings would be the same")
 
@@ -192,6 +196,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             yield piece
 
     def spans_in(self, text: str) -> tuple[Span, ...] | None:
+        if not self.recorded:
+            return ()
         spans = [(start, start + len(said)) for start, said in self.recorded]
         known = all(text[start:end] == said for (start, end), (_, said) in zip(spans, self.recorded, strict=True))
         return tuple(spans) if known else None
@@ -204,7 +210,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             "lipsum": refuse_chance,
             "namespace": TemplateNamespace,
             "raise_exception": raise_exception,
-            "range": self.globals["range"],
+            "range": checked_range,
             "strftime_now": self._strftime_now,
         }
 
@@ -280,13 +286,15 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             kwargs.pop("_loop_vars", None)
             kwargs.pop("_block_vars", None)
             return __self._call_method(__obj, args, kwargs)
+        __self.tick()
         return super().call(__context, __obj, *args, **kwargs)
 
     def _call_method(self, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         owner, budget = method.__self__, self.budget
         kind = str if isinstance(owner, str) else type(owner)
+        budget.tick()
         if kind is str:
-            budget.used(len(owner) + VALUE_COST)
+            budget.used(len(owner))
             if method.__name__ == "join" and len(args) == 1:
                 args = (list(map(budget.weighed, args[0])),)
         guard = METHOD_GUARDS.get(kind, NO_GUARDS).get(method.__name__)
@@ -295,6 +303,8 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return budget.made(method(*args, **kwargs))
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if type(left) is int and operator == "%":
+            return left % right
         if operator != "%":
             OPERATOR_GUARDS[operator](self.budget, left, right)
         elif isinstance(left, (str, bytes)):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
-from jinja2.exceptions import TemplateSyntaxError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
 
-from tunewright.chat.budget import LimitError, Limits
+from tunewright.chat.budget import Limits
 from tunewright.chat.conversation import Message, messages_for_template
 from tunewright.chat.sandbox import CompiledTemplate, Rendered, compiled
 from tunewright.errors import RenderError
@@ -96,7 +96,7 @@ class ChatTemplate:
 def refusal(error: Exception, line: int | None) -> RenderError:
     """What an exception while rendering means to the user."""
     where = WHERE if line is None else f"{WHERE}, line {line}"
-    if isinstance(error, LimitError):
+    if isinstance(error, SecurityError):
         return RenderError(where, f"it was stopped: {error}", mend="Choose a base with another template, or mend it.")
     if isinstance(error, RecursionError):
         return RenderError(where, "it was stopped: it calls itself too often", mend="Mend the template.")

@@ -65,15 +65,16 @@ class GuardedCode(CodeGenerator):
             self.write("), ")
 
     def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
-        if is_literal(node.expr) or (len(node.ops) == 1 and is_literal(node.ops[0].expr)):
+        """To compare with a literal takes no longer than that is long; to search for one does."""
+        if len(node.ops) == 1 and not node.ops[0].op.endswith("in") and is_literal(node.ops[0].expr):
             super().visit_Compare(node, frame)
             return
-        self.write("(weighed(")
-        self.visit(node.expr, frame)
+        self.write("(")
+        self._guard("weighed", not is_literal(node.expr), self.visit, node.expr, frame)
         for operand in node.ops:
-            self.write(f") {operators[operand.op]} weighed(")
-            self.visit(operand.expr, frame)
-        self.write("))")
+            self.write(f" {operators[operand.op]} ")
+            self._guard("weighed", not is_literal(operand.expr), self.visit, operand.expr, frame)
+        self.write(")")
 
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802
         self.write("attribute_of(")
