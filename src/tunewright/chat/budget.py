@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import psutil
+from jinja2 import Undefined
 from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 
@@ -108,6 +109,8 @@ class Budget:
         """`str(value)`, where that is the same on every day and not endless."""
         if type(value) is str:
             return value
+        if isinstance(value, Undefined) and value._undefined_exception is SecurityError:
+            value._fail_with_undefined_error()  # where Jinja would write nothing
         written = str(self.weighed(value))
         if MEMORY_ADDRESS in written and not isinstance(value, (str, *CONTAINERS)):
             raise LimitError(f"it writes out a {type(value).__name__}, which has no text")

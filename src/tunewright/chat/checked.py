@@ -216,6 +216,11 @@ def slow_guard(budget: Budget, *values: Any, **named: Any) -> None:
         budget.weigh(value, SLOW_TEXT)
 
 
+def attr_guard(budget: Budget, value: Any, name: Any = "", *_: Any) -> None:
+    if str(name).startswith("_"):
+        raise LimitError(f"it asks for the attribute {name!r}, which no template may see")
+
+
 def random_guard(budget: Budget, *_: Any, **__: Any) -> None:
     raise LimitError("it asks for chance, so that no two renderings would be the same")
 
@@ -223,6 +228,7 @@ def random_guard(budget: Budget, *_: Any, **__: Any) -> None:
 FILTER_GUARDS: dict[str, Guard] = {
     **dict.fromkeys(("pprint", "striptags", "title", "urlencode", "urlize", "wordcount", "wordwrap"), slow_guard),
     **dict.fromkeys(("batch", "slice"), parts_guard),
+    "attr": attr_guard,
     "center": width_guard,
     "format": percent_guard,
     "indent": indent_guard,

@@ -251,7 +251,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def _other_attribute(self, obj: Any, attribute: str) -> Any:
         if isinstance(obj, Undefined):
-            return super().getattr(obj, attribute)  # which says what is undefined
+            return obj[attribute]  # which raises, and says what is undefined
         if not hasattr(type(obj), attribute):
             try:
                 return obj[attribute]

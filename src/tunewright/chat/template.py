@@ -16,6 +16,7 @@ from jinja2.exceptions import SecurityError, TemplateSyntaxError
 
 from tunewright.chat.budget import Limits
 from tunewright.chat.conversation import Message, messages_for_template
+from tunewright.chat.named import named_source, template_names, validate_tokens
 from tunewright.chat.sandbox import CompiledTemplate, Rendered, compiled
 from tunewright.errors import RenderError
 
@@ -154,17 +155,36 @@ def plain_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
     return dict(copied)
 
 
-def chat_template_of(tokenizer: Any, where: str) -> ChatTemplate:
-    """The chat template that a tokenizer carries; `RenderError` if it carries none."""
+def chat_template_of(tokenizer: Any, where: str, named: str | None = None, *, with_tools: bool = False) -> ChatTemplate:
+    """The chat template that the recipe names, else the one that the tokenizer carries.
+
+    Args:
+        where: the base's name, for messages.
+        named: one of `template_names()`, or a file; it takes the place of the tokenizer's own.
+        with_tools: of several templates take the one for tools, where there is one.
+
+    Raises:
+        RenderError: there is none, or the tokenizer lacks a token that it needs.
+        RecipeError: there is none of that name.
+    """
+    if named is None:
+        source = own_source(tokenizer, where, with_tools)
+    else:
+        source = named_source(named)
+        validate_tokens(source, tokenizer, where)
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    return ChatTemplate(source, tokens)
+
+
+def own_source(tokenizer: Any, where: str, with_tools: bool) -> str:
     source = tokenizer.chat_template
     if isinstance(source, dict):
-        source = source.get("default")
-    if not source:
-        raise RenderError(
-            where,
-            "the base has no chat template",
-            expected="a chat_template in tokenizer_config.json or chat_template.jinja",
-            mend="Choose the instruct variant of the base.",
-        )
-    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
-    return ChatTemplate(str(source), tokens)
+        source = (source.get("tool_use") if with_tools else None) or source.get("default")
+    if source:
+        return str(source)
+    raise RenderError(
+        where,
+        "the base has no chat template",
+        expected="a chat_template in tokenizer_config.json or chat_template.jinja",
+        mend=f"Choose the instruct variant of the base, or set chat_template: {' | '.join(template_names())} | FILE.",
+    )
