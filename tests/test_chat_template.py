@@ -139,6 +139,19 @@ def test_a_template_that_reads_the_clock_is_told_the_fixed_date_and_says_so() ->
     assert (unasked.text, unasked.read_clock) == ("x", False)
 
 
+@pytest.mark.parametrize(
+    ("source", "may"),
+    [
+        ("{{ strftime_now('%Y') }}", True),
+        ("{% if tools %}{% set now = strftime_now %}{{ now('%Y') }}{% endif %}", True),
+        ("{% if strftime_now is defined %}x{% endif %}", False),
+        ("strftime_now", False),
+    ],
+)
+def test_it_is_known_beforehand_whether_a_template_may_ask_for_the_date(source: str, may: bool) -> None:
+    assert ChatTemplate(source).may_read_clock == may
+
+
 def test_a_generation_block_tells_where_it_stands() -> None:
     source = "{% for m in messages %}{{ m.role }}:{% generation %}{{ m.content }}{% endgeneration %};{% endfor %}"
     rendered = ChatTemplate(source).rendered([user("Hi"), assistant("Ho!")])

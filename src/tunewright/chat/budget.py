@@ -127,6 +127,8 @@ class Budget:
                 self.used(len(value))
         elif isinstance(value, CONTAINERS):
             self.used(self.weigh(value))
+        elif isinstance(value, range):
+            self.used(len(value) * VALUE_COST)
         return value
 
     def counted(self, items: Iterator[Value]) -> Iterator[Value]:

@@ -39,7 +39,7 @@ from tunewright.chat.checked import (
     length_of,
     percent_guard,
 )
-from tunewright.chat.template_code import GuardedCode, add_ticks
+from tunewright.chat.template_code import GuardedCode, add_ticks, uses_name
 
 Span = tuple[int, int]
 LONGEST_DATE_FORMAT = 1000
@@ -176,6 +176,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.recorded: list[tuple[int, str]] = []
         self.today = date.min
         self.read_clock = False
+        self.may_read_clock = False
         self.marks_generation = False
         super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols])
         self.globals = self._functions()
@@ -229,7 +230,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return datetime.combine(self.today, time.min).strftime(format)
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        return add_ticks(super()._parse(source, name, filename))
+        tree = super()._parse(source, name, filename)
+        self.may_read_clock = uses_name(tree, "strftime_now")
+        return add_ticks(tree)
 
     def _load_template(self, name: Any, globals: Any) -> Any:  # noqa: A002
         raise SecurityError(f"it asks for another file ({name!r}), and a chat template stands alone")
@@ -353,6 +356,10 @@ class CompiledTemplate:
                 pieces = environment.recording(pieces)
             text = environment.budget.joined(pieces)
             return Rendered(text, environment.spans_in(text), environment.read_clock)
+
+    @property
+    def may_read_clock(self) -> bool:
+        return self._environment.may_read_clock
 
     def line_of(self, error: BaseException) -> int | None:
         """The line of the template at which an error rose."""

@@ -87,6 +87,11 @@ class ChatTemplate:
         except Exception as error:  # a template is a program of strangers: it may end in any exception of Python
             raise refusal(error, template.line_of(error)) from None
 
+    @property
+    def may_read_clock(self) -> bool:
+        """Whether some messages could make the template ask for the date; `rendered` says whether one text did."""
+        return self._compiled().may_read_clock
+
     def _compiled(self) -> CompiledTemplate:
         try:
             return compiled(self.source, self.limits)

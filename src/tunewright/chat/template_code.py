@@ -22,6 +22,13 @@ def add_ticks(template: nodes.Template) -> nodes.Template:
     return template
 
 
+def uses_name(template: nodes.Template, name: str) -> bool:
+    """Whether a template does more with a name than ask if it is defined."""
+    named = [node for node in template.find_all(nodes.Name) if node.name == name]
+    asked = [test.node for test in template.find_all(nodes.Test) if test.name in {"defined", "undefined"}]
+    return any(all(node is not other for other in asked) for node in named)
+
+
 def is_literal(node: nodes.Node) -> bool:
     """Whether a value stands in the template as it is, so that comparing with it takes no longer than it is long."""
     if isinstance(node, (nodes.List, nodes.Tuple)):
