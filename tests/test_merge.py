@@ -10,16 +10,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tunewright.artifacts import write_json
+from tunewright.artifacts import RunDirectory, write_json
 from tunewright.errors import ArtifactError, MergeError
 from tunewright.events import Events
 from tunewright.evidence import Evidence
-from tunewright.merge.stage import merge, write_shards
+from tunewright.merge.stage import merge, run, write_shards
 from tunewright.models.adapter import Adapter
-from tunewright.models.base import Base, identity_files, load_model, peft_warnings_silenced, validate_same_base
+from tunewright.models.base import (
+    Base,
+    identity_files,
+    load_model,
+    load_tokenizer,
+    peft_warnings_silenced,
+    validate_same_base,
+)
 from tunewright.models.merge_check import check_merged, through_nf4
 from tunewright.models.tensors import CheckpointTensors
-from tunewright.recipe import TrainKeys
+from tunewright.recipe import MergeKeys, TrainKeys
 from tunewright.train.lora import attach_adapter, write_adapter
 
 Tensors = dict[str, torch.Tensor]
@@ -215,3 +222,15 @@ def test_damaged_safetensors_file_is_named(tmp_path: Path, base: Base) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ArtifactError, match="not a whole safetensors file"):
         CheckpointTensors(tmp_path / "copy")
+
+
+def test_a_template_that_the_recipe_names_is_the_merged_checkpoints(
+    base: Base, adapter_path: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(adapter_path, tmp_path / "adapter")
+    write_json(tmp_path / "adapter" / "base.json", {"files": base.files})
+    (tmp_path / "tokens").mkdir()
+    write_json(tmp_path / "tokens" / "template.json", {"chat_template": "{{ 'as trained' }}"})
+    run(MergeKeys(model=str(base.path), chat_template="zephyr"), RunDirectory(tmp_path), tmp_path, Events())
+    assert load_tokenizer(tmp_path / "merged").chat_template == "{{ 'as trained' }}"
+    assert [path.name for path in (tmp_path / "merged").glob("*.jinja")] == ["chat_template.jinja"]

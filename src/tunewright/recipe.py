@@ -19,6 +19,7 @@ ALIASES = {
     "base_model": "model",
     "model_name": "model",
     "model_name_or_path": "model",
+    "chat_template_path": "chat_template",
     "dataset": "data",
     "datasets": "data",
     "dataset_path": "data",
@@ -82,6 +83,9 @@ class ModelKeys(Section):
     model: str = Field("embedded:smollm2-135m-instruct", description="Base model: `embedded:…`, a directory, a hub id.")
     model_revision: str | None = Field(None, description="Hub revision of the base.")
     trust_remote_code: bool = Field(False, description="Run code that ships with the base. Off unless you know it.")
+    chat_template: str | None = Field(
+        None, description="`chatml`, `llama-2`, `zephyr`, `alpaca` or a file; default: the base's own."
+    )
 
 
 class DataKeys(Section):
@@ -217,6 +221,9 @@ def read_recipe(path: Path, overrides: dict[str, Any]) -> Recipe:
             data[key] = [_data_beside(path, str(name)) for name in _as_list(data[key])]
     if isinstance(data.get("model"), str) and data["model"].startswith("."):
         data["model"] = str(_beside(path, data["model"]))
+    template = data.get("chat_template")
+    if isinstance(template, str) and (Path(template).suffix or len(Path(template).parts) > 1):
+        data["chat_template"] = str(_beside(path, template))
     return build_recipe({"name": default_name(path), **data, **resolve_keys(overrides, "-o")}, str(path))
 
 

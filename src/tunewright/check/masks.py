@@ -29,7 +29,8 @@ def mask_rows(
     """
     config = recipe.section(RenderKeys)
     limit = Limit(config.max_length, read_json(tokens / "lengths.json")["context"]).tokens
-    supervisor = open_supervisor(Job(find_base(config).path, config.model, limit, config.on_long_row))
+    job = Job(find_base(config).path, config.model, limit, config.on_long_row, config.chat_template)
+    supervisor = open_supervisor(job)
     template = read_json(tokens / "template.json")
     for row in rows:
         try:

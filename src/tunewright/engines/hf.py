@@ -108,10 +108,10 @@ def _until_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
     return ids
 
 
-def open_supervisor(path: Path, where: str) -> Supervisor:
-    """The tokenizer, template and stop tokens of a checkpoint directory."""
+def open_supervisor(path: Path, where: str, named: str | None = None) -> Supervisor:
+    """The tokenizer, template (its own, or the one that the recipe names) and stop tokens of a checkpoint directory."""
     tokenizer = load_tokenizer(path)
-    return Supervisor(tokenizer, chat_template_of(tokenizer, where), stop_token_ids(path, tokenizer))
+    return Supervisor(tokenizer, chat_template_of(tokenizer, where, named), stop_token_ids(path, tokenizer))
 
 
 def inference_dtype(device: str) -> torch.dtype:

@@ -2,7 +2,8 @@
 
 In: `adapter/` and the base. Out: `merged/`, which transformers, vLLM and llama.cpp's converter load.
 Always: tensor by tensor on the CPU, in float32, rounded once; the base is the unquantized one that was trained on; the
-tokenizer's files are the base's own, byte by byte; the result is read back and checked against round(W + s·B·A).
+tokenizer's files are the base's own, byte by byte, but for a chat template that the recipe names; the result is read
+back and checked against round(W + s·B·A).
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from tunewright.artifacts import RunDirectory, StageResult, read_json, write_json
+from tunewright.artifacts import RunDirectory, StageResult, read_json, write_json, write_text
 from tunewright.events import Events
 from tunewright.models.adapter import Adapter
 from tunewright.models.base import Base, find_base, load_tokenizer, stop_token_ids, validate_same_base
@@ -35,6 +36,8 @@ def run(config: MergeKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     base = find_base(config, events)
     validate_same_base(base, read_json(run / "adapter" / "base.json")["files"])
     facts = merge(base, run / "adapter", out / "merged", config.merge_dtype, events)
+    if config.chat_template is not None:
+        write_chat_template(out / "merged", read_json(run / "tokens" / "template.json")["chat_template"])
     return StageResult(check_merged(base.path, run / "adapter", out / "merged", events), facts)
 
 
@@ -138,3 +141,14 @@ def write_configuration(base_path: Path, merged_path: Path, dtype: torch.dtype) 
     stops = sorted(stop_token_ids(base_path, load_tokenizer(base_path)))
     settings["eos_token_id"] = stops[0] if len(stops) == 1 else stops
     write_json(merged_path / "generation_config.json", settings)
+
+
+def write_chat_template(directory: Path, source: str) -> None:
+    """Make `source` the one chat template of a checkpoint, wherever a reader looks for it."""
+    for file in (*directory.glob("*.jinja"), directory / "chat_template.json"):
+        file.unlink(missing_ok=True)
+    settings_path = directory / "tokenizer_config.json"
+    settings = json.loads(settings_path.read_text(encoding="utf-8")) if settings_path.is_file() else {}
+    if settings.pop("chat_template", None) is not None:
+        write_json(settings_path, settings)
+    write_text(directory / "chat_template.jinja", source)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.artifacts import RunDirectory, StageResult, sha256_of_json, write_json
+from tunewright.chat.named import named_source
 from tunewright.chat.rows import TokenRows
 from tunewright.chat.supervise import Supervisor
 from tunewright.errors import RenderError
@@ -38,8 +39,10 @@ BLOCK_BYTES = 1 << 18
 
 def inputs(config: RenderKeys) -> dict[str, str]:
     files = find_base(config).files
+    named = named_source(config.chat_template) if config.chat_template else None
     return {
-        "tokenizer": sha256_of_json({name: sha for name, sha in files.items() if not name.endswith(".safetensors")})
+        "tokenizer": sha256_of_json({name: sha for name, sha in files.items() if not name.endswith(".safetensors")}),
+        "chat_template": sha256_of_json(named),
     }
 
 
@@ -51,7 +54,7 @@ def run(config: RenderKeys, run: RunDirectory, out: Path, events: Events) -> Sta
     """
     base = find_base(config, events)
     limit = Limit(config.max_length, context_of(base.path))
-    job = Job(base.path, config.model, limit.tokens, config.on_long_row)
+    job = Job(base.path, config.model, limit.tokens, config.on_long_row, config.chat_template)
     data_facts = run.require_manifest("data").facts
     supervisor = open_supervisor(job)
     directory = out / "tokens"

@@ -34,12 +34,14 @@ class Job:
         base: directory of the base.
         model: the base's name, for messages.
         limit: tokens that a row may have.
+        chat_template: that the recipe names; None for the base's own.
     """
 
     base: Path
     model: str
     limit: int
     on_long_row: OnLongRow
+    chat_template: str | None = None
 
 
 @dataclass
@@ -74,7 +76,8 @@ def start(job: Job) -> None:
 
 def open_supervisor(job: Job) -> Supervisor:
     tokenizer = load_tokenizer(job.base)
-    return Supervisor(tokenizer, chat_template_of(tokenizer, job.model), stop_token_ids(job.base, tokenizer))
+    template = chat_template_of(tokenizer, job.model, job.chat_template)
+    return Supervisor(tokenizer, template, stop_token_ids(job.base, tokenizer))
 
 
 def open_workers(job: Job, total_bytes: int) -> Workers:

@@ -59,11 +59,12 @@ def candidate_engines(
         "clear_top1_agreement": config.gguf_clear_top1_limit,
         "mean_kl": config.gguf_kl_limit,
     }
+    named = config.chat_template
     candidates: dict[str, tuple[Limits, Callable[[], Engine]]] = {
-        "adapter": (exact, lambda: open_adapter(base, run / "adapter", dtype)),
+        "adapter": (exact, lambda: open_adapter(base, run / "adapter", dtype, named)),
     }
     if float32_fits(base.path):
-        candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, run / "adapter"))
+        candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, run / "adapter", named))
     candidates["merged"] = (
         rounded,
         lambda: open_hf_engine(run / "merged", "merged, Hugging Face", CANARY_BATCH, dtype),
@@ -75,24 +76,25 @@ def candidate_engines(
     return candidates
 
 
-def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype) -> HFEngine:
+def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype, named: str | None = None) -> HFEngine:
     """The base with the adapter beside it, as peft loads it from disk."""
     from peft import PeftModel
 
     device = compute_device()
     with peft_warnings_silenced():
         model = PeftModel.from_pretrained(load_model(base.path, dtype, device), str(adapter_path)).eval()
-    return HFEngine(model, open_supervisor(base.path, base.name), "adapter, Hugging Face", CANARY_BATCH)
+    return HFEngine(model, open_supervisor(base.path, base.name, named), "adapter, Hugging Face", CANARY_BATCH)
 
 
-def open_merged_in_float32(base: Base, adapter_path: Path) -> HFEngine:
+def open_merged_in_float32(base: Base, adapter_path: Path, named: str | None = None) -> HFEngine:
     """The base with the adapter merged in memory in float32, nothing rounded: the merge's arithmetic alone."""
     model = load_model(base.path, torch.float32, compute_device())
     parameters = dict(model.named_parameters())
     with CheckpointTensors(base.path) as tensors, Adapter(adapter_path, tensors) as adapter, torch.no_grad():
         for name in adapter.pairs:
             parameters[name].copy_(adapter.merged(name, tensors[name]))
-    return HFEngine(model, open_supervisor(base.path, base.name), "merged in float32, Hugging Face", CANARY_BATCH)
+    supervisor = open_supervisor(base.path, base.name, named)
+    return HFEngine(model, supervisor, "merged in float32, Hugging Face", CANARY_BATCH)
 
 
 def open_gguf(path: Path, label: str, longest: int) -> LlamaCppEngine:
