@@ -205,7 +205,7 @@ def test_asking_the_backend_gives_the_ids_and_offsets_of_the_tokenizers_own_call
     supervisor = Supervisor(tokenizer, ChatTemplate(CHAT_TEMPLATE), frozenset({tokenizer.eos_token_id}))
     for text in ("<|im_start|>user\nHallo</s>", "  two  spaces\n\n", "é ﬁ 👩‍👧 \u200b", f"{tokenizer.eos_token}x", ""):
         called = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        asked = supervisor._encode(text)
+        asked = supervisor.encoder.encode(text)
         assert (list(asked.ids), list(asked.offsets)) == (called["input_ids"], called["offset_mapping"])
 
 

@@ -4,14 +4,18 @@ The template is the base's own Jinja text, rendered in the sandbox that transfor
 family of models.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import TemplateError
 
 from tunewright.chat.conversation import Message, messages_for_template
 from tunewright.errors import RenderError
+
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,19 @@ class ChatTemplate:
     source: str
     special_tokens: dict[str, str] = field(default_factory=dict)
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        *,
+        tools: str | None = None,
+        variables: Mapping[str, Any] = NO_VARIABLES,
+    ) -> str:
         """The text of `messages`; with `add_generation_prompt` it ends where the assistant's answer begins.
+
+        Args:
+            tools: the exact JSON text of the list of tools.
+            variables: further values that the template may read.
 
         Raises:
             RenderError: the template refuses the messages, or is not valid Jinja.
@@ -40,7 +55,8 @@ class ChatTemplate:
                 conversations=[messages_for_template(tuple(messages))],
                 chat_template=self.source,
                 add_generation_prompt=add_generation_prompt,
-                **self.special_tokens,
+                tools=None if tools is None else json.loads(tools),
+                **{**self.special_tokens, **variables},
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise RenderError(
