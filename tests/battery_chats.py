@@ -19,8 +19,9 @@ from tunewright.models.base import load_tokenizer
 
 # <|im_start|>, <｜User｜>, <turn|>; [INST]; <end_of_turn>; <s>: the ways in which tokens are written.
 BAR = re.compile(r"<[|｜][^<>\s]{1,40}>|<[^<>\s|｜]{1,40}[|｜]>")
-BRACKETS = re.compile(r"\[/?[A-Z][A-Z_]{2,30}\]")
-WORDS = re.compile(r"<[a-z]+(?:_[a-z]+)+>|</?s>|<(?:bos|eos)>")
+BRACKETS = re.compile(r"\[/?[A-Z][A-Z_]{2,30}\]|\[\|[^\[\]|]{1,40}\|\]")
+WORDS = re.compile(r"</?s>|<(?:bos|eos|[a-z]+_of_[a-z]+)>")
+TAGS = re.compile(r"</?[a-z]+(?:_[a-z]+)*>")
 
 TOOLS = json.dumps(
     [
@@ -100,11 +101,21 @@ def paired(battery: Path, template: Path) -> Supervisor:
     directories = sorted(path for path in (battery / "tokenizers").iterdir() if path.is_dir())
     known = {path: set(cached_tokenizer(path).get_added_vocab()) for path in directories}
     best = max(directories, key=lambda path: (len(known[path] & set(wanted)), -directories.index(path)))
-    missing = [text for text in wanted if text not in known[best]]
-    tokenizer = load_tokenizer(best) if missing else cached_tokenizer(best)
-    if missing:
-        tokenizer.add_special_tokens({"additional_special_tokens": missing}, replace_additional_special_tokens=False)
-    return supervisor_of(tokenizer, source)
+    tags = [text for text in dict.fromkeys(TAGS.findall(source)) if text not in wanted]
+    return supervisor_of(extended(best, tuple(wanted), tuple(tags)), source)
+
+
+@cache
+def extended(path: Path, special: tuple[str, ...], plain: tuple[str, ...]) -> Any:
+    """A copy of a tokenizer that knows these tokens too."""
+    known = set(cached_tokenizer(path).get_added_vocab())
+    if known.issuperset(special + plain):
+        return cached_tokenizer(path)
+    tokenizer = load_tokenizer(path)
+    tokenizer.add_tokens([text for text in special if text not in known], special_tokens=True)
+    tokenizer.add_tokens([text for text in plain if text not in known])
+    return tokenizer
+
 
 
 def supervisor_of(tokenizer: Any, source: str) -> Supervisor:

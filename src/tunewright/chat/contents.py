@@ -32,7 +32,7 @@ def validate_contents(
         place = bisect_right(starts, start) - 1
         if place >= 0 and start < parts[place][1][1]:
             inside.append((position, parts[place][0].message))
-        elif not is_learned(start, layout.turns):
+        elif not (is_learned(start, layout.turns) or encoded.encoder.added[encoded.ids[position]].isspace()):
             written.add(encoded.ids[position])
     for position, index in inside:
         number = encoded.ids[position]

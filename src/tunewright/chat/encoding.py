@@ -93,8 +93,10 @@ class EncodedText:
     def span_of_added(self, position: int) -> Span:
         """The characters of an added token itself; some take in the whitespace beside them."""
         start, end = self.offsets[position]
-        start += len(self.text[start:end]) - len(self.text[start:end].lstrip())
-        return start, start + len(self.encoder.added[self.ids[position]])
+        name = self.encoder.added[self.ids[position]]
+        if end - start != len(name):
+            start = max(self.text.find(name, start, end), start)
+        return start, start + len(name)
 
     def prompt_tokens(self, prompt: str) -> int | None:
         """How many first ids are the ids of `prompt`, with which the text begins; None where they are others."""

@@ -5,10 +5,10 @@ are text, arguments are objects, a turn that only calls tools has no content.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tunewright.chat.conversation import Message
+from tunewright.chat.conversation import Message, ToolCall
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,23 @@ class FormedMessage(Message):
     form: Form = field(default=PLAIN, kw_only=True)
 
     def for_template(self) -> dict[str, Any]:
-        data = super().for_template()
+        data = replace(self, tool_calls=()).plain() if self.form.text_arguments else self.plain()
+        if self.form.text_arguments and self.tool_calls:
+            data["tool_calls"] = [with_text_arguments(call) for call in self.tool_calls]
         if self.form.empty_content and self.content is None:
             data["content"] = ""
-        if self.form.text_arguments:
-            for call, own in zip(data.get("tool_calls", ()), self.tool_calls, strict=True):
-                call["function"]["arguments"] = own.arguments
         if self.form.parts and data["content"] is not None:
             data["content"] = [{"type": "text", "text": data["content"]}]
         return data
+
+    def plain(self) -> dict[str, Any]:
+        return super().for_template()
+
+
+def with_text_arguments(call: ToolCall) -> dict[str, Any]:
+    data = replace(call, arguments="{}").for_template()
+    data["function"]["arguments"] = call.arguments
+    return data
 
 
 def forms_for(messages: Sequence[Message]) -> Iterator[Form]:

@@ -14,7 +14,7 @@ from tunewright.chat.conversation import Message
 from tunewright.chat.forms import Form
 from tunewright.chat.proof import Refusal
 from tunewright.chat.skeleton import Skeleton, skeleton_of
-from tunewright.chat.slots import Marked, Slot
+from tunewright.chat.slots import MARK, Marked, Slot
 from tunewright.chat.template import ChatTemplate
 from tunewright.errors import RenderError
 
@@ -62,30 +62,97 @@ class TurnFrame:
 
 
 @dataclass(frozen=True)
+class Graft:
+    """How to put the answer behind the prompt where the template itself does not.
+
+    Attributes:
+        skeleton: of the text that the template writes with the answer.
+        first: the first mark of the answer there.
+        opening: as in `TurnFrame`.
+    """
+
+    skeleton: Skeleton
+    first: int
+    opening: int
+
+
+@dataclass(frozen=True)
 class Frame:
-    """What a template makes of a conversation of this shape."""
+    """What a template makes of a conversation of this shape.
+
+    Attributes:
+        graft: what to do where the text does not begin with the prompt that inference sends; None where it does.
+        closing: what the template writes behind the last turn once another follows, if that is asked for.
+    """
 
     skeleton: Skeleton
     turns: tuple[TurnFrame, ...]
     notes: tuple[str, ...]
+    graft: Graft | None = None
+    closing: str = ""
 
 
-def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...]) -> Frame:
-    """Raises `Refusal` where a part is lost, or a turn does not continue its prompt."""
+def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...], closed: bool = False) -> Frame:
+    """Raises `Refusal` where a part is lost, or a turn does not continue its prompt.
+
+    Args:
+        closed: whether the last turn, the only one that is learned, is to have the beginning of the next one.
+    """
     text = rendered(setting, marked.messages)
+    closing = closing_of(setting, marked, text) if closed else ""
+    graft = None
+    if learned == (len(marked.messages) - 1,):
+        prompt = rendered(setting, marked.messages[:-1], add_generation_prompt=True)
+        if not text.startswith(prompt):
+            graft, text = grafted(prompt, text, learned[0])
+    text += closing
     skeleton = skeleton_of(text)
     notes = lost_parts(skeleton, marked, learned)
     turns = tuple([turn_frame(setting, marked, text, skeleton, index) for index in learned])
     written = [text_before_answer(skeleton, turn) for turn in turns]
-    glue = [f"the template writes {text!r} before the answer, learned with it" for text in written if text.strip()]
-    return Frame(skeleton, turns, tuple(dict.fromkeys([*notes, *glue])))
+    notes += [f"the template writes {text!r} before the answer, learned with it" for text in written if text.strip()]
+    if graft:
+        notes.append("with the answer the template writes earlier turns otherwise: the row has what inference sends")
+    if closed and not closing:
+        raise Refusal("d", "no stop token follows the assistant's text", learned[0])
+    if closing:
+        notes.append("the turn ends with the token that opens the next one, on which generation stops")
+    return Frame(skeleton, turns, tuple(dict.fromkeys(notes)), graft, closing)
+
+
+def closing_of(setting: Setting, marked: Marked, text: str) -> str:
+    """What the template writes between the last turn and what the next one says."""
+    called = marked.messages[-1].tool_calls
+    mark = f"Qzx{len(marked.slots)}xzQ"
+    following = Message("user", mark)
+    if called:
+        following = Message("tool", mark, name=called[-1].name, tool_call_id=called[-1].id)
+    longer = rendered(setting, [*marked.messages, following])
+    if not longer.startswith(text):
+        return ""
+    return longer[len(text) :].partition(mark)[0]
+
+
+def grafted(prompt: str, text: str, index: int) -> tuple[Graft, str]:
+    """The prompt with the answer behind it, where the text goes on behind the last mark of the prompt as the prompt."""
+    before, skeleton = skeleton_of(prompt), skeleton_of(text)
+    if not before.order or before.order[-1] not in skeleton.order:
+        raise other_prompt(index, text, prompt)
+    place = len(skeleton.order) - skeleton.order[::-1].index(before.order[-1])
+    ending, following = before.pieces[-1], skeleton.pieces[place]
+    if not following.startswith(ending) or place == len(skeleton.order):
+        raise other_prompt(index, text, prompt)
+    opening = len(following) - len(ending)
+    rest = [f"Qzx{number}xzQ{piece}" for number, piece in zip(skeleton.order, skeleton.pieces[1:], strict=True)]
+    answer = following[len(ending) :] + "".join(rest[place:])
+    return Graft(skeleton, place, opening), prompt + answer
 
 
 def rendered(setting: Setting, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
     try:
         return setting.render(messages, add_generation_prompt)
     except RenderError as error:
-        found = f"the template takes these messages but not others of the same shape ({error.found})"
+        found = f"the template takes these messages but not others of the same shape ({MARK.sub('…', error.found)})"
         raise Refusal("f", found) from None
 
 
@@ -140,6 +207,7 @@ def turn_frame(setting: Setting, marked: Marked, text: str, skeleton: Skeleton, 
 
 
 def other_prompt(index: int, text: str, prompt: str) -> Refusal:
+    text, prompt = MARK.sub("…", text), MARK.sub("…", prompt)
     same = len(os.path.commonprefix([text, prompt]))
     sent, written = prompt[same : same + 30], text[same : same + 30]
     return Refusal(

@@ -5,7 +5,7 @@ Found by rendering with marks in place of names and descriptions, and looking wh
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,24 +23,35 @@ def shown_notes(setting: Setting, marked: Marked) -> list[str]:
 def notes_on_names(setting: Setting, messages: tuple[Message, ...]) -> list[str]:
     """Every call has to be shown by name; other names are context that inference does not see either."""
     calls = [(index, call.name) for index, message in enumerate(messages) for call in message.tool_calls]
-    named = [(index, message.name) for index, message in enumerate(messages) if message.name is not None]
-    names = {name: f"Nzx{number}xzN" for number, name in enumerate(dict.fromkeys(n for _, n in [*calls, *named]))}
-    if not names:
+    marks = {name: f"Nzx{number}xzN" for number, name in enumerate(dict.fromkeys(name for _, name in calls))}
+    if calls:
+        text = rendered_with(setting, [with_called_names(message, marks) for message in messages])
+        for index, name in calls:
+            if text.count(marks[name]) < sum(other == name for _, other in calls):
+                raise Refusal("f", f"the template loses a call of {name!r}", index)
+    speakers = {index: message.name for index, message in enumerate(messages) if message.name is not None}
+    if not speakers:
         return []
-    try:
-        text = setting.render([with_names(message, names) for message in messages])
-    except RenderError as error:
-        raise Refusal("f", f"the template takes only some names of tools ({error.found})") from None
-    for index, name in calls:
-        if text.count(names[name]) < sum(other == name for _, other in calls):
-            raise Refusal("f", f"the template loses a call of {name!r}", index)
-    hidden = [(index, name) for index, name in named if names[name] not in text]
+    marked = [replace(each, name=f"Nzx{n}xzN" if n in speakers else None) for n, each in enumerate(messages)]
+    text = rendered_with(setting, marked)
+    hidden = [(index, name) for index, name in speakers.items() if f"Nzx{index}xzN" not in text]
     return [f"the name {name!r} of message {index} is not shown to the model" for index, name in hidden]
 
 
-def with_names(message: Message, names: Mapping[str, str]) -> Message:
-    calls = tuple(replace(call, name=names[call.name]) for call in message.tool_calls)
-    return replace(message, tool_calls=calls, name=None if message.name is None else names[message.name])
+def rendered_with(setting: Setting, messages: Sequence[Message]) -> str:
+    try:
+        return setting.render(messages)
+    except RenderError as error:
+        raise Refusal("f", f"the template takes only some names of tools ({error.found})") from None
+
+
+def with_called_names(message: Message, marks: Mapping[str, str]) -> Message:
+    """The message with marks for the names of its calls; ids that are made of them have the marks too."""
+    calls = tuple(
+        replace(call, name=marks[call.name], id=call.id and call.id.replace(call.name, marks[call.name]))
+        for call in message.tool_calls
+    )
+    return replace(message, tool_calls=calls)
 
 
 def notes_on_tools(setting: Setting, messages: tuple[Message, ...]) -> list[str]:

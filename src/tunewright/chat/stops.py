@@ -4,32 +4,50 @@ In: a template and its tokenizer. Out: ids of special tokens. A base with a `gen
 generation stops on is then known, and the proof holds the template against it.
 """
 
+import os.path
+
 from tunewright.chat.conversation import Message, ToolCall
-from tunewright.chat.encoding import EncodedText, Encoder
+from tunewright.chat.encoding import Encoder
 from tunewright.chat.forms import forms_for
 from tunewright.chat.frame import Setting
 from tunewright.chat.template import ChatTemplate
 from tunewright.errors import RenderError
 
-ANSWER = (Message("user", "Qzx0xzQ"), Message("assistant", "Qzx1xzQ"))
-CALL = (ANSWER[0], Message("assistant", None, tool_calls=(ToolCall("Qzx2xzQ", '{"a": "Qzx1xzQ"}', "call12345"),)))
+QUESTION, ANSWERED = Message("user", "Qzx0xzQ"), Message("assistant", "Qzx1xzQ")
+CALLED = Message("assistant", None, tool_calls=(ToolCall("Qzx2xzQ", '{"a": "Qzx1xzQ"}', "call12345"),))
 
 
 def end_of_turn_ids(encoder: Encoder, template: ChatTemplate) -> frozenset[int]:
-    """The first special token behind an answer that is the last turn, and the last one behind a call."""
-    answer, call = special_behind(encoder, template, ANSWER), special_behind(encoder, template, CALL)
-    return frozenset([*answer[:1], *call[-1:]])
+    """The last special token of what stands behind every answer, and the last one behind a call.
+
+    Tokens that stand before the first message open turns, and are left out where others are there.
+    """
+    answered = rendered(template, (QUESTION, ANSWERED))
+    behind = answered.rpartition("Qzx1xzQ")[2]
+    between = rendered(template, (QUESTION, ANSWERED, QUESTION)).partition("Qzx1xzQ")[2].partition("Qzx0xzQ")[0]
+    opening = special_in(encoder, answered.partition("Qzx0xzQ")[0])
+    always = special_in(encoder, os.path.commonprefix([behind, between]))
+    ending = without(opening, always)[-1:] or special_in(encoder, behind)[:1] or special_in(encoder, between)[:1]
+    after_call = special_in(encoder, rendered(template, (QUESTION, CALLED)).rpartition("Qzx1xzQ")[2])
+    called = without(opening, [number for number in after_call if number in always] or after_call)
+    return frozenset([*ending, *called[-1:]])
 
 
-def special_behind(encoder: Encoder, template: ChatTemplate, messages: tuple[Message, ...]) -> list[int]:
-    """The special tokens behind the mark of the last turn; none where the template does not take the messages."""
+def without(opening: list[int], numbers: list[int]) -> list[int]:
+    return [number for number in numbers if number not in opening] or numbers
+
+
+def special_in(encoder: Encoder, text: str) -> list[int]:
+    return [number for number in encoder.encode(text).ids if number in encoder.special]
+
+
+def rendered(template: ChatTemplate, messages: tuple[Message, ...]) -> str:
+    """The text in the first form that the template takes without losing a message; nothing where it takes none."""
     for form in forms_for(messages):
         try:
             text = Setting(template, form).render(messages)
         except RenderError:
             continue
-        _, mark, tail = text.rpartition("Qzx1xzQ")
-        if mark:
-            read: EncodedText = encoder.read(tail)
-            return [read.ids[position] for position in read.added if read.ids[position] in encoder.special]
-    return []
+        if "Qzx0xzQ" in text and "Qzx1xzQ" in text:
+            return text
+    return ""

@@ -68,12 +68,13 @@ class SupervisedRow:
 
 @dataclass(frozen=True)
 class _Span:
-    """A supervised span: its prompt's ids end at `prompt`, its own go from `first` to `end`."""
+    """A supervised span: its prompt's ids end at `prompt`, its own go from `first` to `end`; generation ends at `stop`."""
 
     message: int
     prompt: int
     first: int
     end: int
+    stop: int
     notes: tuple[str, ...]
 
 
@@ -134,52 +135,73 @@ class Supervisor:
     def _rows(self, conversation: Conversation, setting: Setting, learned: tuple[int, ...]) -> list[SupervisedRow]:
         """One row, or one for each learned turn if that has no proof."""
         messages = conversation.messages
+        if learned == (len(messages) - 1,):
+            return [self._last_row(conversation.id, setting, messages)]
         try:
             return [self._row(conversation.id, setting, messages, learned)]
         except Refusal:
-            if learned == (len(messages) - 1,):
-                raise
-        rows = [self._row(conversation.id, setting, messages[: index + 1], (index,)) for index in learned]
+            rows = [self._last_row(conversation.id, setting, messages[: index + 1]) for index in learned]
         note = "earlier turns read differently once later ones follow: one row for each learned turn"
         return [replace(row, message=index, proof=noted(row, note)) for row, index in zip(rows, learned, strict=True)]
 
+    def _last_row(self, row_id: str, setting: Setting, messages: tuple[Message, ...]) -> SupervisedRow:
+        """The row of which the last turn alone is learned."""
+        learned = (len(messages) - 1,)
+        try:
+            return self._row(row_id, setting, messages, learned)
+        except Refusal as refusal:
+            if refusal.claim != "d":
+                raise
+            try:
+                return self._row(row_id, setting, messages, learned, closed=True)
+            except Refusal:
+                raise refusal from None
+
     def _row(
-        self, row_id: str, setting: Setting, messages: tuple[Message, ...], learned: tuple[int, ...]
+        self,
+        row_id: str,
+        setting: Setting,
+        messages: tuple[Message, ...],
+        learned: tuple[int, ...],
+        closed: bool = False,
     ) -> SupervisedRow:
+        """The row of these messages; a `closed` one ends with the token that opens the next turn."""
         try:
             text = setting.render(messages)
         except RenderError as error:
             raise Refusal(TEMPLATE_REFUSES, f"{error.where}: {error.found}", mend=error.mend) from None
         marked = mark(messages, setting.form.text_arguments)
-        frame = self._frame(setting, marked, learned)
+        frame = self._frame(setting, marked, learned, closed)
         layout = lay_out(setting, messages, marked.slots, frame, text)
-        encoded = self.encoder.read(text)
+        encoded = self.encoder.read(layout.text)
         self._validate_bos(encoded.ids)
         validate_contents(encoded, layout, messages, self._control)
         spans = [self._span(encoded, turn) for turn in layout.turns]
-        mask = np.zeros(len(encoded.ids), dtype=np.bool_)
+        ids = np.array(encoded.ids, dtype=np.int32)[: spans[-1].end if closed else None]
+        mask = np.zeros(len(ids), dtype=np.bool_)
         for span in spans:
             mask[span.first : span.end] = True
+        offsets = encoded.offsets[: len(ids)]
         turns = tuple((span.message, span.first, span.end) for span in spans)
         return SupervisedRow(
             row_id,
-            np.array(encoded.ids, dtype=np.int32),
+            ids,
             mask,
             spans[-1].first,
-            places=TokenPlaces(encoded.offsets, layout.messages(len(messages)), turns),
-            text=text,
+            places=TokenPlaces(offsets, layout.messages(len(messages)), turns),
+            text=layout.text[: offsets[-1][1]] if closed else layout.text,
             proof=self._proof(setting, encoded, layout, spans, notes_on_marks(layout, frame.skeleton)),
         )
 
-    def _frame(self, setting: Setting, marked: Marked, learned: tuple[int, ...]) -> Frame:
+    def _frame(self, setting: Setting, marked: Marked, learned: tuple[int, ...], closed: bool) -> Frame:
         """The frame of a shape, remembered; so is a refusal."""
-        key = (setting.form, setting.variables, setting.tools, marked.messages, learned)
+        key = (setting.form, setting.variables, setting.tools, marked.messages, learned, closed)
         frame = self._frames.get(key)
         if frame is None:
             if len(self._frames) >= FRAMES_KEPT:
                 self._frames.clear()
             try:
-                frame = frame_of(setting, marked, learned)
+                frame = frame_of(setting, marked, learned, closed)
                 frame = replace(frame, notes=(*frame.notes, *shown_notes(setting, marked)))
             except Refusal as refusal:
                 frame = refusal
@@ -198,11 +220,23 @@ class Supervisor:
                 mend="Leave the row out; an answer that begins with a space or newline often causes this.",
             )
         stop = self._stop_position(encoded, turn, prompt)
+        end = self._end_position(encoded, turn, stop)
         first = stop if turn.learned_from is None else max(prompt, encoded.position_at(turn.learned_from))
         if first > prompt and encoded.offsets[first - 1][1] > encoded.offsets[first][0]:
             raise Refusal("b", "reasoning that is not learned shares a token with the answer", turn.message)
-        notes = encoded.validate_decodes(prompt, stop + 1, turn.message)
-        return _Span(turn.message, prompt, first, stop + 1, tuple(notes))
+        notes = encoded.validate_decodes(prompt, end, turn.message)
+        return _Span(turn.message, prompt, first, end, encoded.ids[stop], tuple(notes))
+
+    def _end_position(self, encoded: EncodedText, turn: TextTurn, stop: int) -> int:
+        """One past the stop token, and past those that the template writes right behind it in the same turn."""
+        end = stop + 1
+        for position in range(end, len(encoded.ids)):
+            start, stopped = encoded.offsets[position]
+            if start >= turn.limit or not (encoded.ids[position] in self.stop_ids or is_blank(encoded, start, stopped)):
+                break
+            if encoded.ids[position] in self.stop_ids:
+                end = position + 1
+        return end
 
     def _stop_position(self, encoded: EncodedText, turn: TextTurn, prompt: int) -> int:
         for position in range(max(prompt, encoded.position_at(turn.content_end)), len(encoded.ids)):
@@ -234,12 +268,16 @@ class Supervisor:
         return Proof(
             tuple(span.prompt for span in spans),
             tuple(span.end - span.first for span in spans),
-            tuple(self.tokenizer.convert_ids_to_tokens([encoded.ids[span.end - 1] for span in spans])),
+            tuple(self.tokenizer.convert_ids_to_tokens([span.stop for span in spans])),
             None if bos is None else encoded.ids.count(bos),
             len(layout.parts),
             variables,
             (*told, *setting.form.notes, *layout.notes, *marks, *(note for span in spans for note in span.notes)),
         )
+
+
+def is_blank(encoded: EncodedText, start: int, end: int) -> bool:
+    return not encoded.text[start:end].strip()
 
 
 def noted(row: SupervisedRow, note: str) -> Proof | None:

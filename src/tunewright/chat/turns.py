@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tunewright.chat.conversation import Message
-from tunewright.chat.frame import Frame, Setting, TurnFrame
+from tunewright.chat.frame import Frame, Graft, Setting, TurnFrame
 from tunewright.chat.places import Span
 from tunewright.chat.proof import Refusal
 from tunewright.chat.skeleton import Mismatch, match
@@ -53,13 +53,30 @@ class Layout:
 
 
 def lay_out(setting: Setting, messages: Sequence[Message], slots: Sequence[Slot], frame: Frame, text: str) -> Layout:
-    """Raises `Refusal` where the text is not the frame with each part in its place."""
+    """Raises `Refusal` where the text is not the frame with each part in its place.
+
+    Args:
+        text: what the template writes for the messages.
+    """
+    if frame.graft:
+        text = grafted_text(setting, messages, slots, frame.graft, text)
+    text += frame.closing
     found = match(frame.skeleton, slots, text)
     if isinstance(found, Mismatch):
         raise changed(found, slots, messages, text)
     turns = tuple([text_turn(setting, messages, turn, found, text) for turn in frame.turns])
     parts = tuple([(slots[number], span) for number, span in zip(frame.skeleton.order, found, strict=True)])
     return Layout(text, parts, turns, (*frame.notes, *rewriting_notes(parts, text)))
+
+
+def grafted_text(
+    setting: Setting, messages: Sequence[Message], slots: Sequence[Slot], graft: Graft, text: str
+) -> str:
+    """What inference sends before the last turn, and then that turn as the template writes it."""
+    found = match(graft.skeleton, slots, text)
+    if isinstance(found, Mismatch):
+        raise changed(found, slots, messages, text)
+    return setting.render(messages[:-1], add_generation_prompt=True) + text[found[graft.first][0] - graft.opening :]
 
 
 def changed(at: Mismatch, slots: Sequence[Slot], messages: Sequence[Message], text: str) -> Refusal:
