@@ -6,6 +6,7 @@ the same turn as the last one. Nothing depends on what the parts say, so that co
 """
 
 import os.path
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +18,8 @@ from tunewright.chat.skeleton import Skeleton, skeleton_of
 from tunewright.chat.slots import MARK, Marked, Slot
 from tunewright.chat.template import ChatTemplate
 from tunewright.errors import RenderError
+
+ESCAPED = re.compile(r"&(?:#\d+|quot|amp|lt|gt);")
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...], closed:
             graft, text = grafted(prompt, text, learned[0])
     text += closing
     skeleton = skeleton_of(text)
+    validate_not_escaped(setting, skeleton)
     notes = lost_parts(skeleton, marked, learned)
     turns = tuple([turn_frame(setting, marked, text, skeleton, index) for index in learned])
     written = [text_before_answer(skeleton, turn) for turn in turns]
@@ -118,6 +122,15 @@ def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...], closed:
     if closing:
         notes.append("the turn ends with the token that opens the next one, on which generation stops")
     return Frame(skeleton, turns, tuple(dict.fromkeys(notes)), graft, closing)
+
+
+def validate_not_escaped(setting: Setting, skeleton: Skeleton) -> None:
+    """Raise where what the template writes came out in HTML's escapes, which it does not have itself."""
+    own = setting.template.source + (setting.tools or "")
+    for piece in skeleton.pieces:
+        found = ESCAPED.search(piece)
+        if found and found[0] not in own:
+            raise Refusal("f", f"the template's own text comes out escaped for HTML, as {found[0]!r}")
 
 
 def closing_of(setting: Setting, marked: Marked, text: str) -> str:

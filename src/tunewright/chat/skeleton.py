@@ -24,14 +24,6 @@ class Skeleton:
     pieces: tuple[str, ...]
     order: tuple[int, ...]
 
-    @property
-    def length_before(self) -> list[int]:
-        """For each piece, how many characters of the template's own stand before it."""
-        lengths = [0]
-        for piece in self.pieces[:-1]:
-            lengths.append(lengths[-1] + len(piece))
-        return lengths
-
 
 @dataclass(frozen=True)
 class Mismatch:
@@ -67,7 +59,7 @@ def match(skeleton: Skeleton, slots: Sequence[Slot], text: str) -> list[Span] | 
 
 def _end_of(slot: Slot, text: str, position: int, following: str) -> int | None:
     """Where the part at `position` ends, so that `following` follows it."""
-    for writing in (slot.text, *slot.written):
+    for writing in slot.writings():
         end = position + len(writing)
         if text.startswith(writing, position) and text.startswith(following, end):
             return end

@@ -7,7 +7,7 @@ Always: whitespace around a part, keys of arguments, and all that has no text of
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -31,7 +31,7 @@ class Slot:
         kind: what it is.
         text: what has to stand in the rendered text, without whitespace around it.
         before, after: the whitespace that the message has there.
-        written: further ways to write it that lose nothing, such as JSON escapes.
+        spelling: another way to write it, for numbers.
     """
 
     message: int
@@ -39,7 +39,14 @@ class Slot:
     text: str
     before: str = ""
     after: str = ""
-    written: tuple[str, ...] = ()
+    spelling: str = ""
+
+    def writings(self) -> Iterator[str]:
+        """The ways to write it that lose nothing: as it is, as Python spells it, within a JSON string."""
+        yield self.text
+        if self.spelling:
+            yield self.spelling
+        yield from json_texts(self.text)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,16 @@ class _Marker:
             content = self.content(index, message.role, content)
         if calls:
             calls = tuple(replace(call, arguments=self.arguments(index, call, text_arguments)) for call in calls)
-        return replace(message, content=content, reasoning=reasoning, tool_calls=calls)
+        return Message(
+            message.role,
+            content,
+            message.train,
+            reasoning,
+            message.train_reasoning,
+            calls,
+            message.name,
+            message.tool_call_id,
+        )
 
     def content(self, index: int, role: str, content: str) -> str:
         thought = THOUGHT.fullmatch(content) if role == "assistant" and "<think>" in content else None
@@ -85,7 +101,7 @@ class _Marker:
             return text
         start = text.index(core)
         before, after = text[:start], text[start + len(core) :]
-        return before + self.add(Slot(index, kind, core, before, after, json_texts(core))) + after
+        return before + self.add(Slot(index, kind, core, before, after)) + after
 
     def add(self, slot: Slot) -> str:
         self.slots.append(slot)
@@ -105,7 +121,7 @@ class _Marker:
         if isinstance(value, list):
             return [self.value(index, item) for item in value]
         if isinstance(value, (int, float)) and not isinstance(value, bool) and len(self.slots) < MOST_SLOTS:
-            self.slots.append(Slot(index, "argument", json.dumps(value), written=(str(value),)))
+            self.slots.append(Slot(index, "argument", json.dumps(value), spelling=str(value)))
             return int(f"73195{len(self.slots) - 1:04}59137")
         return value
 

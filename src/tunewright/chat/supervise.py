@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tunewright.chat.conversation import Conversation, Message
 from tunewright.chat.contents import notes_on_marks, validate_contents
 from tunewright.chat.encoding import EncodedText, Encoder
-from tunewright.chat.forms import forms_for
+from tunewright.chat.forms import Form, forms_for
 from tunewright.chat.frame import Frame, Setting, frame_of
 from tunewright.chat.places import TokenPlaces
 from tunewright.chat.proof import TEMPLATE_REFUSES, Proof, Refusal
@@ -34,6 +34,7 @@ from tunewright.chat.variables import Variables, settings_of
 from tunewright.errors import RenderError
 
 FRAMES_KEPT = 1024
+FrameKey = tuple[Form, Variables, str | None, tuple[Message, ...], tuple[int, ...], bool]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Supervisor:
         self.stop_ids = stop_ids
         self.encoder = Encoder(tokenizer)
         self._control = self.encoder.special | stop_ids
-        self._frames: dict[Any, Frame | Refusal] = {}
+        self._frames: dict[FrameKey, Frame | Refusal] = {}
 
     @cached_property
     def _variables(self) -> tuple[Variables, ...]:
@@ -166,48 +167,44 @@ class Supervisor:
         closed: bool = False,
     ) -> SupervisedRow:
         """The row of these messages; a `closed` one ends with the token that opens the next turn."""
+        marked = mark(messages, setting.form.text_arguments)
+        key = (setting.form, setting.variables, setting.tools, marked.messages, learned, closed)
+        known = self._frames.get(key)
+        if isinstance(known, Refusal):
+            raise known
         try:
             text = setting.render(messages)
         except RenderError as error:
             raise Refusal(TEMPLATE_REFUSES, f"{error.where}: {error.found}", mend=error.mend) from None
-        marked = mark(messages, setting.form.text_arguments)
-        frame = self._frame(setting, marked, learned, closed)
+        frame = known or self._new_frame(key, setting, marked)
         layout = lay_out(setting, messages, marked.slots, frame, text)
         encoded = self.encoder.read(layout.text)
         self._validate_bos(encoded.ids)
         validate_contents(encoded, layout, messages, self._control)
         spans = [self._span(encoded, turn) for turn in layout.turns]
         ids = np.array(encoded.ids, dtype=np.int32)[: spans[-1].end if closed else None]
-        mask = np.zeros(len(ids), dtype=np.bool_)
-        for span in spans:
-            mask[span.first : span.end] = True
-        offsets = encoded.offsets[: len(ids)]
+        offsets = encoded.offsets[: len(ids)] if closed else encoded.offsets
         turns = tuple((span.message, span.first, span.end) for span in spans)
         return SupervisedRow(
             row_id,
             ids,
-            mask,
+            mask_of(encoded, spans)[: len(ids)],
             spans[-1].first,
             places=TokenPlaces(offsets, layout.messages(len(messages)), turns),
             text=layout.text[: offsets[-1][1]] if closed else layout.text,
             proof=self._proof(setting, encoded, layout, spans, notes_on_marks(layout, frame.skeleton)),
         )
 
-    def _frame(self, setting: Setting, marked: Marked, learned: tuple[int, ...], closed: bool) -> Frame:
-        """The frame of a shape, remembered; so is a refusal."""
-        key = (setting.form, setting.variables, setting.tools, marked.messages, learned, closed)
-        frame = self._frames.get(key)
-        if frame is None:
-            if len(self._frames) >= FRAMES_KEPT:
-                self._frames.clear()
-            try:
-                frame = frame_of(setting, marked, learned, closed)
-                frame = replace(frame, notes=(*frame.notes, *shown_notes(setting, marked)))
-            except Refusal as refusal:
-                frame = refusal
-            self._frames[key] = frame
-        if isinstance(frame, Refusal):
-            raise frame
+    def _new_frame(self, key: FrameKey, setting: Setting, marked: Marked) -> Frame:
+        """The frame of a shape, which is remembered; so is a refusal."""
+        if len(self._frames) >= FRAMES_KEPT:
+            self._frames.clear()
+        try:
+            frame = frame_of(setting, marked, *key[-2:])
+            self._frames[key] = frame = replace(frame, notes=(*frame.notes, *shown_notes(setting, marked)))
+        except Refusal as refusal:
+            self._frames[key] = refusal
+            raise
         return frame
 
     def _span(self, encoded: EncodedText, turn: TextTurn) -> _Span:
@@ -225,7 +222,7 @@ class Supervisor:
         if first > prompt and encoded.offsets[first - 1][1] > encoded.offsets[first][0]:
             raise Refusal("b", "reasoning that is not learned shares a token with the answer", turn.message)
         notes = encoded.validate_decodes(prompt, end, turn.message)
-        return _Span(turn.message, prompt, first, end, encoded.ids[stop], tuple(notes))
+        return _Span(turn.message, prompt, first, end, stop, tuple(notes))
 
     def _end_position(self, encoded: EncodedText, turn: TextTurn, stop: int) -> int:
         """One past the stop token, and past those that the template writes right behind it in the same turn."""
@@ -268,12 +265,21 @@ class Supervisor:
         return Proof(
             tuple(span.prompt for span in spans),
             tuple(span.end - span.first for span in spans),
-            tuple(self.tokenizer.convert_ids_to_tokens([span.stop for span in spans])),
+            tuple(self.tokenizer.convert_ids_to_tokens([encoded.ids[span.stop] for span in spans])),
             None if bos is None else encoded.ids.count(bos),
             len(layout.parts),
             variables,
             (*told, *setting.form.notes, *layout.notes, *marks, *(note for span in spans for note in span.notes)),
         )
+
+
+def mask_of(encoded: EncodedText, spans: Sequence[_Span]) -> NDArray[np.bool_]:
+    mask = np.zeros(len(encoded.ids), dtype=np.bool_)
+    for span in spans:
+        mask[span.first : span.end] = True
+        for position in range(span.stop + 1, span.end):
+            mask[position] = not is_blank(encoded, *encoded.offsets[position])
+    return mask
 
 
 def is_blank(encoded: EncodedText, start: int, end: int) -> bool:

@@ -112,10 +112,10 @@ def rewriting_notes(parts: Sequence[tuple[Slot, Span]], text: str) -> list[str]:
     """What the template changes without losing anything: whitespace around a message, JSON escapes."""
     notes = []
     for slot, (start, end) in parts:
-        if (slot.before or slot.after) and not slot.kind == "argument":
+        if (slot.before or slot.after) and slot.kind != "argument":
             kept = text.startswith(slot.after, end) and text.endswith(slot.before, 0, start)
             if not kept:
                 notes.append(f"the template strips whitespace around the {slot.kind} of message {slot.message}")
-        if slot.written and not text.startswith(slot.text, start):
+        if not slot.spelling and not text.startswith(slot.text, start):
             notes.append(f"the template writes the {slot.kind} of message {slot.message} as JSON text")
     return notes
