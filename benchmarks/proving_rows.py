@@ -18,7 +18,7 @@ from tunewright.chat.supervise import Supervisor
 from tunewright.chat.template import chat_template_of
 from tunewright.models.base import load_tokenizer
 
-WORDS = "Die Stadt meldet am Abend neue Zahlen zum Haushalt und der Rat berät morgen über den Antrag".split()
+WORDS = "Die Stadt meldet am Abend neue Zahlen zum Haushalt und der Rat berät über den Antrag".split()
 ROUNDS = 3
 
 
@@ -32,8 +32,9 @@ def one_turn(number: int) -> tuple[Message, ...]:
 
 
 def three_turns(number: int) -> tuple[Message, ...]:
-    turns = [(Message("user", text(number + n, 40)), Message("assistant", text(number + n + 9, 20))) for n in range(3)]
-    return tuple(message for turn in turns for message in turn)
+    questions = [Message("user", text(number + turn, 40)) for turn in range(3)]
+    answers = [Message("assistant", text(number + turn + 9, 20)) for turn in range(3)]
+    return tuple(message for pair in zip(questions, answers, strict=True) for message in pair)
 
 
 def seconds(work: Callable[[Any], object], items: list[Any]) -> float:
@@ -58,8 +59,8 @@ def main(directory: str, rows: int = 2000) -> None:
         proven = seconds(supervisor.rows, conversations)
         tokens = sum(len(row.ids) for each in conversations for row in supervisor.rows(each)) / rows
         ratio = proven / called
-        each = 1e6 / rows
-        print(f"{kind.__name__:12} {tokens:6.0f} tokens  {called * each:6.0f} µs  {proven * each:6.0f} µs  {ratio:.2f} times")
+        times = f"{called * 1e6 / rows:6.0f} µs  {proven * 1e6 / rows:6.0f} µs  {ratio:.2f} times"
+        print(f"{kind.__name__:12} {tokens:6.0f} tokens  {times}")
 
 
 if __name__ == "__main__":

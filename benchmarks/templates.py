@@ -17,8 +17,8 @@ from tunewright.errors import RenderError
 
 HEAD = """# Templates and masks
 
-Made by `benchmarks/templates.py`. {templates} real chat templates with {kinds} kinds of conversation, each cell *proven*
-or *refused with a reason*: {proven} proven, {refused} refused, {raised} raised.
+Made by `benchmarks/templates.py`. {templates} real chat templates with {kinds} kinds of conversation, each cell
+*proven* or *refused with a reason*: {proven} proven, {refused} refused, {raised} raised.
 
 A template that comes without its tokenizer is paired with the tokenizer of the battery that knows most of its tokens;
 token texts among its literals that this one lacks were added to a copy. So the masks are proven on real templates; the

@@ -64,7 +64,12 @@ CHATS: dict[str, tuple[Message, ...]] = {
         Message("tool", '{"t": 7}', name="get_weather", tool_call_id="call12345"),
         said("Sieben Grad."),
     ),
-    "thinking": (user("2+2?"), said("4", reasoning="zwei und zwei"), user("3+3?"), said("6", reasoning="drei und drei")),
+    "thinking": (
+        user("2+2?"),
+        said("4", reasoning="zwei und zwei"),
+        user("3+3?"),
+        said("6", reasoning="drei und drei"),
+    ),
     "unlearned thinking": (user("2+2?"), said("4", reasoning="zwei und zwei", train_reasoning=False)),
     "thinking inline": (user("2+2?"), said("<think>\nzwei und zwei\n</think>\n\n4")),
     "empty": (HELLO, said("")),
@@ -115,7 +120,6 @@ def extended(path: Path, special: tuple[str, ...], plain: tuple[str, ...]) -> An
     tokenizer.add_tokens([text for text in special if text not in known], special_tokens=True)
     tokenizer.add_tokens([text for text in plain if text not in known])
     return tokenizer
-
 
 
 def supervisor_of(tokenizer: Any, source: str) -> Supervisor:

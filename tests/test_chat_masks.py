@@ -24,8 +24,8 @@ PLAIN = "{% for m in messages %}" + TURN + "{% endfor %}" + PROMPT
 THINKING = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant\n<think>\n' + "
     "(m.reasoning_content or '') + '\n</think>\n\n' + (m.content or '') }}"
-    "{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + ' ' + c.function.arguments | tojson + '</call>' }}"
-    "{% endfor %}{{ '<|im_end|>\n' }}{% else %}" + TURN + "{% endif %}{% endfor %}" + PROMPT
+    "{% for c in m.tool_calls or [] %}{{ '<call>' + c.function.name + ' ' }}{{ c.function.arguments | tojson }}"
+    "{{ '</call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% else %}" + TURN + "{% endif %}{% endfor %}" + PROMPT
 )
 TOOLED = "{% if tools %}{{ '<|im_start|>tools\n' + tools | tojson + '<|im_end|>\n' }}{% endif %}" + THINKING
 HELLO, ANSWER = Message("user", "Hallo"), Message("assistant", "Guten Tag!")
@@ -130,7 +130,9 @@ def test_a_system_prompt_that_only_the_prompt_has_is_trained_with(asked: Any) ->
 
 
 def test_a_turn_that_ends_with_the_opening_of_the_next_one_is_closed_with_it(tokenizer: Any) -> None:
-    source = "{% for m in messages %}{{ '<|im_end|>' if m.role == 'user' else '<|im_start|>' }}{{ m.content }}{% endfor %}"
+    source = (
+        "{% for m in messages %}{{ '<|im_end|>' if m.role == 'user' else '<|im_start|>' }}{{ m.content }}{% endfor %}"
+    )
     source += "{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
     ends = frozenset({tokenizer.convert_tokens_to_ids("<|im_end|>")})
     chat = Asked(tokenizer, ends, source)
@@ -218,7 +220,7 @@ def test_calls_that_the_template_drops_are_refused(asked: Any) -> None:
 
 
 def test_the_name_of_a_call_that_the_template_drops_is_refused(asked: Any) -> None:
-    source = THINKING.replace("c.function.name + ' ' + ", "")
+    source = THINKING.replace("c.function.name + ' '", "' '")
     error = asked(source).refusal(HELLO, Message("assistant", None, tool_calls=(CALL,)))
     assert error.found == "the template loses a call of 'get_weather'"
 
@@ -241,13 +243,8 @@ def test_a_template_that_changes_a_message_by_what_it_says_is_refused(asked: Any
 
 
 def test_text_that_comes_out_escaped_for_html_is_refused(asked: Any) -> None:
-    source = PLAIN.replace("m.content", "('<b>' + ('' | safe)) + m.content")
-    try:
-        row = asked(source).row(HELLO, ANSWER)
-    except RenderError as error:
-        assert "escaped for HTML" in error.found
-    else:
-        assert "&lt;" not in row.text
+    error = asked(PLAIN.replace("m.content", "('<b>' | escape) + m.content")).refusal(HELLO, ANSWER)
+    assert error.found == "the template's own text comes out escaped for HTML, as '&lt;'"
 
 
 @pytest.mark.parametrize("role", ["user", "assistant"])
@@ -274,7 +271,8 @@ def test_an_answer_that_joins_the_prompt_is_refused(asked: Any) -> None:
 def test_a_row_as_json_has_ids_mask_text_and_every_claim(asked: Any) -> None:
     (line,) = rows_as_json(Conversation("rows.jsonl:1", (HELLO, ANSWER)), asked(PLAIN).supervisor)
     assert list(line) == ["row", "text", "input_ids", "assistant_mask", "proof"]
-    assert len(line["input_ids"]) == len(line["assistant_mask"]) and set(line["assistant_mask"]) == {0, 1}
+    assert len(line["input_ids"]) == len(line["assistant_mask"])
+    assert set(line["assistant_mask"]) == {0, 1}
     assert {line["proof"][claim]["verdict"] for claim in "abcdef"} == {"proven"}
     assert json.loads(json.dumps(line)) == line
 

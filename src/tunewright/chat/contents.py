@@ -1,7 +1,7 @@
 """Whether what messages say stays text: control tokens that someone typed, and marks of the template as plain text.
 
-In: a row's tokens and the characters of its parts. Out: notes, or a `Refusal` where a tokenizer would read a control
-token in a message, since then a message could end its turn or open another's.
+In: a row's tokens and the characters of its parts. Out: notes, or an `UnprovenError` where a tokenizer would read a
+control token in a message, since then a message could end its turn or open another's.
 """
 
 from bisect import bisect_right
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tunewright.chat.conversation import Message
 from tunewright.chat.encoding import EncodedText
-from tunewright.chat.proof import Refusal
+from tunewright.chat.proof import UnprovenError
 from tunewright.chat.skeleton import Skeleton
 from tunewright.chat.turns import Layout, TextTurn
 
@@ -38,7 +38,7 @@ def validate_contents(
         number = encoded.ids[position]
         if number in control or (number in written and messages[index].role != "assistant"):
             name = encoded.encoder.added[number]
-            raise Refusal(
+            raise UnprovenError(
                 "c",
                 f"the {messages[index].role} message {{text}} has the control token {name!r} as its own text",
                 index,

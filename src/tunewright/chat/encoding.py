@@ -8,10 +8,11 @@ depend on nothing before it. `tests/test_chat_masks.py` holds this for every tok
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tunewright.chat.places import Span
-from tunewright.chat.proof import Refusal
+from tunewright.chat.proof import UnprovenError
 
 TAILS_KEPT = 4096
 
@@ -120,10 +121,10 @@ class EncodedText:
         return bisect_left(self.offsets, (character, 0))
 
     def validate_decodes(self, first: int, end: int, message: int) -> list[str]:
-        """Notes on how the ids from `first` to `end` decode; a `Refusal` where they do not give their text back."""
+        """Notes on how the ids from `first` to `end` decode; raises where they do not give their text back."""
         notes: list[str] = []
         bounds = [first - 1, *(position for position in self.added if first <= position < end), end]
-        for left, right in zip(bounds, bounds[1:], strict=False):
+        for left, right in pairwise(bounds):
             if right - left > 1:
                 notes += self._validate_run(left + 1, right, message)
         return notes
@@ -137,7 +138,7 @@ class EncodedText:
             if is_same_but_for_a_space(decoded, unicodedata.normalize(form, text), ""):  # type: ignore[arg-type]
                 return [f"the tokenizer writes message {message} in Unicode's {form}"]
         mend = "Leave the row out: the tokenizer does not give this text back."
-        raise Refusal("b", f"the supervised tokens decode to {decoded[:60]!r}", message, repr(text[:60]), mend)
+        raise UnprovenError("b", f"the supervised tokens decode to {decoded[:60]!r}", message, repr(text[:60]), mend)
 
 
 def is_same_but_for_a_space(decoded: str, text: str, before: str) -> bool:

@@ -1,11 +1,10 @@
 """What a template makes of conversations of one shape: where their parts go, what it adds, what it leaves out.
 
-In: a template and a conversation whose parts are marks (see `slots`). Out: its `Frame`, or a `Refusal`. All of it comes
-from rendering and comparing: the prompt of each learned turn against the whole text, the turn where it stands against
-the same turn as the last one. Nothing depends on what the parts say, so that conversations of one shape share a frame.
+In: a template and a conversation whose parts are marks (see `slots`). Out: its `Frame`, or an `UnprovenError`. All of
+it comes from rendering and comparing: the prompt of each learned turn against the whole text, the turn where it stands
+against the same turn as the last one. Nothing depends on what the parts say, so conversations of one shape share it.
 """
 
-import os.path
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,8 +12,8 @@ from typing import Any
 
 from tunewright.chat.conversation import Message
 from tunewright.chat.forms import Form
-from tunewright.chat.proof import Refusal
-from tunewright.chat.skeleton import Skeleton, skeleton_of
+from tunewright.chat.proof import UnprovenError
+from tunewright.chat.skeleton import Skeleton, common_beginning, skeleton_of
 from tunewright.chat.slots import MARK, Marked, Slot
 from tunewright.chat.template import ChatTemplate
 from tunewright.errors import RenderError
@@ -96,7 +95,7 @@ class Frame:
 
 
 def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...], closed: bool = False) -> Frame:
-    """Raises `Refusal` where a part is lost, or a turn does not continue its prompt.
+    """Raises `UnprovenError` where a part is lost, or a turn does not continue its prompt.
 
     Args:
         closed: whether the last turn, the only one that is learned, is to have the beginning of the next one.
@@ -118,7 +117,7 @@ def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...], closed:
     if graft:
         notes.append("with the answer the template writes earlier turns otherwise: the row has what inference sends")
     if closed and not closing:
-        raise Refusal("d", "no stop token follows the assistant's text", learned[0])
+        raise UnprovenError("d", "no stop token follows the assistant's text", learned[0])
     if closing:
         notes.append("the turn ends with the token that opens the next one, on which generation stops")
     return Frame(skeleton, turns, tuple(dict.fromkeys(notes)), graft, closing)
@@ -130,7 +129,7 @@ def validate_not_escaped(setting: Setting, skeleton: Skeleton) -> None:
     for piece in skeleton.pieces:
         found = ESCAPED.search(piece)
         if found and found[0] not in own:
-            raise Refusal("f", f"the template's own text comes out escaped for HTML, as {found[0]!r}")
+            raise UnprovenError("f", f"the template's own text comes out escaped for HTML, as {found[0]!r}")
 
 
 def closing_of(setting: Setting, marked: Marked, text: str) -> str:
@@ -166,7 +165,7 @@ def rendered(setting: Setting, messages: Sequence[Message], add_generation_promp
         return setting.render(messages, add_generation_prompt)
     except RenderError as error:
         found = f"the template takes these messages but not others of the same shape ({MARK.sub('…', error.found)})"
-        raise Refusal("f", found) from None
+        raise UnprovenError("f", found) from None
 
 
 def text_before_answer(skeleton: Skeleton, turn: TurnFrame) -> str:
@@ -175,7 +174,7 @@ def text_before_answer(skeleton: Skeleton, turn: TurnFrame) -> str:
 
 
 def lost_parts(skeleton: Skeleton, marked: Marked, learned: tuple[int, ...]) -> list[str]:
-    """Notes on parts that context may lose; a `Refusal` for any other part that is lost."""
+    """Notes on parts that context may lose; an `UnprovenError` for any other part that is lost."""
     there, notes = set(skeleton.order), []
     for number, slot in enumerate(marked.slots):
         if number in there:
@@ -185,7 +184,7 @@ def lost_parts(skeleton: Skeleton, marked: Marked, learned: tuple[int, ...]) -> 
             mend = "Choose a base whose template keeps it, or change the row."
             if slot.kind == "reasoning":
                 mend = "Set `reasoning: strip`, or choose a base whose template keeps it."
-            raise Refusal("f", lost_name(slot, role), slot.message, mend=mend)
+            raise UnprovenError("f", lost_name(slot, role), slot.message, mend=mend)
         notes.append(f"the template cuts the reasoning of message {slot.message}, as it does at inference")
     for number in sorted(there):
         if skeleton.order.count(number) > 1:
@@ -210,20 +209,20 @@ def turn_frame(setting: Setting, marked: Marked, text: str, skeleton: Skeleton, 
     own = [number for number, slot in enumerate(marked.slots) if slot.message == index]
     if sorted(skeleton.order[first:last]) != own or any(number in own for number in skeleton.order[last:]):
         found = "after the prompt the template does not write this turn {text} once and in one place"
-        raise Refusal("b", found, index)
+        raise UnprovenError("b", found, index)
     taken = len(before.pieces[-1])
     tail = skeleton.pieces[last][taken if first == last else 0 :]
     if index + 1 < len(marked.messages):
-        tail = os.path.commonprefix([tail, tail_as_last(setting, marked, skeleton, prompt, index, last)])
+        tail = common_beginning(tail, tail_as_last(setting, marked, skeleton, prompt, index, last))
     thought = end_of_thought(setting, marked, skeleton, index, range(first, last))
     return TurnFrame(index, first, last, len(skeleton.pieces[first]) - taken, thought, len(tail))
 
 
-def other_prompt(index: int, text: str, prompt: str) -> Refusal:
+def other_prompt(index: int, text: str, prompt: str) -> UnprovenError:
     text, prompt = MARK.sub("…", text), MARK.sub("…", prompt)
-    same = len(os.path.commonprefix([text, prompt]))
+    same = len(common_beginning(text, prompt))
     sent, written = prompt[same : same + 30], text[same : same + 30]
-    return Refusal(
+    return UnprovenError(
         "a",
         f"inference sends {sent!r} where the template writes {written!r} in training: it renders the turns before the "
         "answer differently",
@@ -233,12 +232,12 @@ def other_prompt(index: int, text: str, prompt: str) -> Refusal:
 
 
 def tail_as_last(setting: Setting, marked: Marked, skeleton: Skeleton, prompt: str, index: int, last: int) -> str:
-    """What the template writes behind the turn where nothing follows it; a `Refusal` if the turn itself differs."""
+    """What the template writes behind the turn where nothing follows it; raises if the turn itself differs."""
     alone_text = rendered(setting, marked.messages[: index + 1])
     alone = skeleton_of(alone_text)
     is_same = alone.order == skeleton.order[:last] and alone.pieces[:-1] == skeleton.pieces[:last]
     if not is_same or not alone_text.startswith(prompt):
-        raise Refusal("f", "the template writes the turn {text} differently once others follow", index)
+        raise UnprovenError("f", "the template writes the turn {text} differently once others follow", index)
     first = len(skeleton_of(prompt).order)
     return alone.pieces[-1][len(skeleton_of(prompt).pieces[-1]) if first == last else 0 :]
 
@@ -262,5 +261,5 @@ def end_of_thought(
     answer = replace(marked.messages[index], content=content, tool_calls=())
     other = skeleton_of(rendered(setting, [*marked.messages[:index], answer]))
     if number not in other.order:
-        raise Refusal("b", "the template shows no end of the reasoning of {text}", index)
-    return thoughts[-1], len(os.path.commonprefix([following, other.pieces[other.order.index(number) + 1]]))
+        raise UnprovenError("b", "the template shows no end of the reasoning of {text}", index)
+    return thoughts[-1], len(common_beginning(following, other.pieces[other.order.index(number) + 1]))

@@ -8,7 +8,7 @@
     (f) no message was lost or changed by the template
 
 A row has a proof only if all six hold; what had to be handled on the way stands in its notes. Where one does not hold
-there is no row, and `Refusal` says which and why.
+there is no row, and `UnprovenError` says which and why.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,7 +66,7 @@ def joined(items: Sequence[Any]) -> str:
     return ", ".join(str(item) for item in items)
 
 
-class Refusal(Exception):
+class UnprovenError(Exception):
     """A claim that does not hold.
 
     Args:

@@ -1,7 +1,7 @@
 """Whether a template shows what stands beside the texts: definitions of tools, names of calls and of speakers.
 
-In: a setting and marked messages. Out: notes on what is not shown, or a `Refusal` where a call or a tool would be lost.
-Found by rendering with marks in place of names and descriptions, and looking which marks are there.
+In: a setting and marked messages. Out: notes on what is not shown, or an `UnprovenError` where a call or a tool would
+be lost. Found by rendering with marks in place of names and descriptions, and looking which marks are there.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 from tunewright.chat.conversation import Message
 from tunewright.chat.frame import Setting
-from tunewright.chat.proof import Refusal
+from tunewright.chat.proof import UnprovenError
 from tunewright.chat.slots import Marked
 from tunewright.errors import RenderError
 
@@ -28,7 +28,7 @@ def notes_on_names(setting: Setting, messages: tuple[Message, ...]) -> list[str]
         text = rendered_with(setting, [with_called_names(message, marks) for message in messages])
         for index, name in calls:
             if text.count(marks[name]) < sum(other == name for _, other in calls):
-                raise Refusal("f", f"the template loses a call of {name!r}", index)
+                raise UnprovenError("f", f"the template loses a call of {name!r}", index)
     speakers = {index: message.name for index, message in enumerate(messages) if message.name is not None}
     if not speakers:
         return []
@@ -42,7 +42,7 @@ def rendered_with(setting: Setting, messages: Sequence[Message]) -> str:
     try:
         return setting.render(messages)
     except RenderError as error:
-        raise Refusal("f", f"the template takes only some names of tools ({error.found})") from None
+        raise UnprovenError("f", f"the template takes only some names of tools ({error.found})") from None
 
 
 def with_called_names(message: Message, marks: Mapping[str, str]) -> Message:
@@ -63,12 +63,12 @@ def notes_on_tools(setting: Setting, messages: tuple[Message, ...]) -> list[str]
     try:
         text = replace(setting, tools=tools).render(messages)
     except RenderError as error:
-        raise Refusal("f", f"the template takes only some definitions of tools ({error.found})") from None
+        raise UnprovenError("f", f"the template takes only some definitions of tools ({error.found})") from None
     hidden = [(kind, name) for mark, (kind, name) in marker.marks.items() if mark not in text]
     lost = [name for kind, name in hidden if kind == "name"]
     if lost:
         mend = "Choose a base whose template takes tools, or leave them out."
-        raise Refusal("f", f"the template does not show the tool {lost[0]!r}", mend=mend)
+        raise UnprovenError("f", f"the template does not show the tool {lost[0]!r}", mend=mend)
     kinds = {"description": "a description of the tools", "parameter": "a parameter of the tools"}
     return [f"{kinds[kind]} is not shown to the model: {name[:40]!r}" for kind, name in hidden]
 

@@ -33,6 +33,14 @@ class Mismatch:
     position: int
 
 
+def common_beginning(left: str, right: str) -> str:
+    """What both texts begin with."""
+    length = min(len(left), len(right))
+    while left[:length] != right[:length]:
+        length = next(place for place, (a, b) in enumerate(zip(left, right, strict=False)) if a != b)
+    return left[:length]
+
+
 def skeleton_of(text: str) -> Skeleton:
     pieces, order, position = [], [], 0
     for found in MARK.finditer(text):

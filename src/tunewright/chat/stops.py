@@ -4,12 +4,11 @@ In: a template and its tokenizer. Out: ids of special tokens. A base with a `gen
 generation stops on is then known, and the proof holds the template against it.
 """
 
-import os.path
-
 from tunewright.chat.conversation import Message, ToolCall
 from tunewright.chat.encoding import Encoder
 from tunewright.chat.forms import forms_for
 from tunewright.chat.frame import Setting
+from tunewright.chat.skeleton import common_beginning
 from tunewright.chat.template import ChatTemplate
 from tunewright.errors import RenderError
 
@@ -26,7 +25,7 @@ def end_of_turn_ids(encoder: Encoder, template: ChatTemplate) -> frozenset[int]:
     behind = answered.rpartition("Qzx1xzQ")[2]
     between = rendered(template, (QUESTION, ANSWERED, QUESTION)).partition("Qzx1xzQ")[2].partition("Qzx0xzQ")[0]
     opening = special_in(encoder, answered.partition("Qzx0xzQ")[0])
-    always = special_in(encoder, os.path.commonprefix([behind, between]))
+    always = special_in(encoder, common_beginning(behind, between))
     ending = without(opening, always)[-1:] or special_in(encoder, behind)[:1] or special_in(encoder, between)[:1]
     after_call = special_in(encoder, rendered(template, (QUESTION, CALLED)).rpartition("Qzx1xzQ")[2])
     called = without(opening, [number for number in after_call if number in always] or after_call)

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.chat.conversation import Conversation, Message
 from tunewright.chat.contents import notes_on_marks, validate_contents
+from tunewright.chat.conversation import Conversation, Message
 from tunewright.chat.encoding import EncodedText, Encoder
 from tunewright.chat.forms import Form, forms_for
 from tunewright.chat.frame import Frame, Setting, frame_of
 from tunewright.chat.places import TokenPlaces
-from tunewright.chat.proof import TEMPLATE_REFUSES, Proof, Refusal
+from tunewright.chat.proof import TEMPLATE_REFUSES, Proof, UnprovenError
 from tunewright.chat.shown import shown_notes
 from tunewright.chat.slots import Marked, mark
 from tunewright.chat.template import NO_VARIABLES, ChatTemplate
@@ -69,7 +69,7 @@ class SupervisedRow:
 
 @dataclass(frozen=True)
 class _Span:
-    """A supervised span: its prompt's ids end at `prompt`, its own go from `first` to `end`; generation ends at `stop`."""
+    """A span: its prompt's ids end at `prompt`, its own go from `first` to `end`; generation stops at `stop`."""
 
     message: int
     prompt: int
@@ -94,7 +94,7 @@ class Supervisor:
         self.stop_ids = stop_ids
         self.encoder = Encoder(tokenizer)
         self._control = self.encoder.special | stop_ids
-        self._frames: dict[FrameKey, Frame | Refusal] = {}
+        self._frames: dict[FrameKey, Frame | UnprovenError] = {}
 
     @cached_property
     def _variables(self) -> tuple[Variables, ...]:
@@ -110,11 +110,11 @@ class Supervisor:
         learned = tuple(index for index, each in enumerate(messages) if each.role == "assistant" and each.train)
         if not learned:
             raise RenderError(conversation.id, "no assistant's turn is to be learned", mend="Leave the row out.")
-        refusals: list[Refusal] = []
+        refusals: list[UnprovenError] = []
         for setting in self._settings(conversation):
             try:
                 return self._rows(conversation, setting, learned)
-            except Refusal as refusal:
+            except UnprovenError as refusal:
                 refusals.append(refusal)
         told = next((each for each in refusals if each.claim != TEMPLATE_REFUSES), refusals[0])
         raise told.of(conversation.id, messages)
@@ -140,7 +140,7 @@ class Supervisor:
             return [self._last_row(conversation.id, setting, messages)]
         try:
             return [self._row(conversation.id, setting, messages, learned)]
-        except Refusal:
+        except UnprovenError:
             rows = [self._last_row(conversation.id, setting, messages[: index + 1]) for index in learned]
         note = "earlier turns read differently once later ones follow: one row for each learned turn"
         return [replace(row, message=index, proof=noted(row, note)) for row, index in zip(rows, learned, strict=True)]
@@ -150,12 +150,12 @@ class Supervisor:
         learned = (len(messages) - 1,)
         try:
             return self._row(row_id, setting, messages, learned)
-        except Refusal as refusal:
+        except UnprovenError as refusal:
             if refusal.claim != "d":
                 raise
             try:
                 return self._row(row_id, setting, messages, learned, closed=True)
-            except Refusal:
+            except UnprovenError:
                 raise refusal from None
 
     def _row(
@@ -170,12 +170,12 @@ class Supervisor:
         marked = mark(messages, setting.form.text_arguments)
         key = (setting.form, setting.variables, setting.tools, marked.messages, learned, closed)
         known = self._frames.get(key)
-        if isinstance(known, Refusal):
+        if isinstance(known, UnprovenError):
             raise known
         try:
             text = setting.render(messages)
         except RenderError as error:
-            raise Refusal(TEMPLATE_REFUSES, f"{error.where}: {error.found}", mend=error.mend) from None
+            raise UnprovenError(TEMPLATE_REFUSES, f"{error.where}: {error.found}", mend=error.mend) from None
         frame = known or self._new_frame(key, setting, marked)
         layout = lay_out(setting, messages, marked.slots, frame, text)
         encoded = self.encoder.read(layout.text)
@@ -202,7 +202,7 @@ class Supervisor:
         try:
             frame = frame_of(setting, marked, *key[-2:])
             self._frames[key] = frame = replace(frame, notes=(*frame.notes, *shown_notes(setting, marked)))
-        except Refusal as refusal:
+        except UnprovenError as refusal:
             self._frames[key] = refusal
             raise
         return frame
@@ -210,7 +210,7 @@ class Supervisor:
     def _span(self, encoded: EncodedText, turn: TextTurn) -> _Span:
         prompt = encoded.prompt_tokens(turn.prompt)
         if prompt is None:
-            raise Refusal(
+            raise UnprovenError(
                 "a",
                 "the answer's first token joins the prompt's last one, so that inference sends other ids",
                 turn.message,
@@ -220,7 +220,7 @@ class Supervisor:
         end = self._end_position(encoded, turn, stop)
         first = stop if turn.learned_from is None else max(prompt, encoded.position_at(turn.learned_from))
         if first > prompt and encoded.offsets[first - 1][1] > encoded.offsets[first][0]:
-            raise Refusal("b", "reasoning that is not learned shares a token with the answer", turn.message)
+            raise UnprovenError("b", "reasoning that is not learned shares a token with the answer", turn.message)
         notes = encoded.validate_decodes(prompt, end, turn.message)
         return _Span(turn.message, prompt, first, end, stop, tuple(notes))
 
@@ -242,7 +242,7 @@ class Supervisor:
                 break
             if encoded.ids[position] in self.stop_ids:
                 return position
-        raise Refusal(
+        raise UnprovenError(
             "d",
             "no stop token follows the assistant's text",
             turn.message,
@@ -254,7 +254,7 @@ class Supervisor:
         bos = self.tokenizer.bos_token_id
         # ChatML bases name <|im_start|> as BOS, which opens every turn; only doubled openings are a fault.
         if bos is not None and ids[:2] == [bos, bos]:
-            raise Refusal("e", "the text begins with two BOS tokens", expected="one")
+            raise UnprovenError("e", "the text begins with two BOS tokens", expected="one")
 
     def _proof(
         self, setting: Setting, encoded: EncodedText, layout: Layout, spans: Sequence[_Span], marks: list[str]
@@ -288,4 +288,3 @@ def is_blank(encoded: EncodedText, start: int, end: int) -> bool:
 
 def noted(row: SupervisedRow, note: str) -> Proof | None:
     return row.proof and replace(row.proof, notes=(note, *row.proof.notes))
-

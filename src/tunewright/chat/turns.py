@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tunewright.chat.conversation import Message
 from tunewright.chat.frame import Frame, Graft, Setting, TurnFrame
 from tunewright.chat.places import Span
-from tunewright.chat.proof import Refusal
+from tunewright.chat.proof import UnprovenError
 from tunewright.chat.skeleton import Mismatch, match
 from tunewright.chat.slots import Slot
 
@@ -53,7 +53,7 @@ class Layout:
 
 
 def lay_out(setting: Setting, messages: Sequence[Message], slots: Sequence[Slot], frame: Frame, text: str) -> Layout:
-    """Raises `Refusal` where the text is not the frame with each part in its place.
+    """Raises `UnprovenError` where the text is not the frame with each part in its place.
 
     Args:
         text: what the template writes for the messages.
@@ -69,9 +69,7 @@ def lay_out(setting: Setting, messages: Sequence[Message], slots: Sequence[Slot]
     return Layout(text, parts, turns, (*frame.notes, *rewriting_notes(parts, text)))
 
 
-def grafted_text(
-    setting: Setting, messages: Sequence[Message], slots: Sequence[Slot], graft: Graft, text: str
-) -> str:
+def grafted_text(setting: Setting, messages: Sequence[Message], slots: Sequence[Slot], graft: Graft, text: str) -> str:
     """What inference sends before the last turn, and then that turn as the template writes it."""
     found = match(graft.skeleton, slots, text)
     if isinstance(found, Mismatch):
@@ -79,12 +77,12 @@ def grafted_text(
     return setting.render(messages[:-1], add_generation_prompt=True) + text[found[graft.first][0] - graft.opening :]
 
 
-def changed(at: Mismatch, slots: Sequence[Slot], messages: Sequence[Message], text: str) -> Refusal:
+def changed(at: Mismatch, slots: Sequence[Slot], messages: Sequence[Message], text: str) -> UnprovenError:
     written = text[at.position : at.position + 40]
     if at.slot is None:
-        return Refusal("f", f"the template writes {written!r}, which depends on what the messages say")
+        return UnprovenError("f", f"the template writes {written!r}, which depends on what the messages say")
     index = slots[at.slot].message
-    return Refusal(
+    return UnprovenError(
         "f",
         f"the template loses or changes the {messages[index].role} message {{text}}: it writes {written!r}",
         index,
@@ -99,7 +97,7 @@ def text_turn(
     start = spans[turn.first][0] - turn.opening if turn.first < turn.last else len(prompt)
     if len(prompt) != start or not text.startswith(prompt):
         found = f"inference sends a prompt that ends with {prompt[-30:]!r}, which is not how the training text goes on"
-        raise Refusal("a", found, turn.message)
+        raise UnprovenError("a", found, turn.message)
     content_end = spans[turn.last - 1][1] if turn.first < turn.last else start
     learned: int | None = start
     if turn.after_thought is not None:

@@ -1,4 +1,4 @@
-"""A conversation as the lines of `tunewright render --json`: its rows with their proof, or the reason why there are none.
+"""A conversation as the lines of `tunewright render --json`: its rows with their proof, or why there are none.
 
 In: a conversation and a supervisor. Out: JSON objects, one a line, always with `row` and either
 
