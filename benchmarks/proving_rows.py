@@ -18,7 +18,24 @@ from tunewright.chat.supervise import Supervisor
 from tunewright.chat.template import chat_template_of
 from tunewright.models.base import load_tokenizer
 
-WORDS = "Die Stadt meldet am Abend neue Zahlen zum Haushalt und der Rat berät über den Antrag".split()
+WORDS = [
+    "Die",
+    "Stadt",
+    "meldet",
+    "am",
+    "Abend",
+    "neue",
+    "Zahlen",
+    "zum",
+    "Haushalt",
+    "und",
+    "der",
+    "Rat",
+    "berät",
+    "über",
+    "den",
+    "Antrag",
+]
 ROUNDS = 3
 
 
