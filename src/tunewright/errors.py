@@ -32,7 +32,7 @@ class TunewrightError(Exception):
             message += f" {mend}"
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type["TunewrightError"], tuple[str, str, str, str]]:
+    def __reduce__(self) -> tuple[type["TunewrightError"], tuple[str, ...]]:
         """What a worker process raised reaches the process that waits for it as it was."""
         return type(self), (self.where, self.found, self.expected, self.mend)
 
@@ -66,7 +66,18 @@ class DataError(TunewrightError):
 
 
 class RenderError(TunewrightError):
-    """A conversation whose supervised tokens cannot be proven."""
+    """A conversation whose supervised tokens cannot be proven.
+
+    Args:
+        claim: the letter of the claim that does not hold (see `tunewright.chat.proof`), if it is one of those.
+    """
+
+    def __init__(self, where: str, found: str, expected: str = "", mend: str = "", claim: str = "") -> None:
+        super().__init__(where, found, expected, mend)
+        self.claim = claim
+
+    def __reduce__(self) -> tuple[type["TunewrightError"], tuple[str, ...]]:
+        return type(self), (self.where, self.found, self.expected, self.mend, self.claim)
 
 
 class ModelError(TunewrightError):

@@ -1,33 +1,40 @@
 """Which tokens of a conversation are learned, by construction from the chat template, and the proof of it.
 
-For each assistant's turn that is learned, the template itself says where the turn begins: rendering the messages
-before it with `add_generation_prompt` gives exactly what inference will send. The supervised span is the assistant's
-content and its end-of-turn token. Nothing is searched for in the text.
-
-A row comes out only if all of this holds; otherwise `RenderError` says what does not:
-
-    (a) the ids of that prompt are exactly the ids before the supervised span: training equals inference
-    (b) the span decodes to the assistant's own content and its end of turn
-    (c) no token outside the spans of assistant turns is supervised
-    (d) the end-of-turn token is supervised, and is among the base's stop tokens
-    (e) there is one BOS at most
-    (f) every message stands in the text, whole and in order
+In: a conversation. Out: its rows, each with ids, mask and proof, or a `RenderError` that says which claim of
+`tunewright.chat.proof` does not hold. For each assistant's turn that is learned, the template itself says where the
+turn begins: rendering the messages before it with `add_generation_prompt` gives exactly what inference will send. Where
+its parts stand is known from rendering marks in their place (`frame`, `turns`). The supervised span goes from the end
+of the prompt through the first stop token behind the last part. Nothing is searched for in the text.
 
 Where a template renders earlier turns differently once later ones follow, a conversation becomes one row for each
-assistant's turn, each equal to what inference would see.
+assistant's turn, each equal to what inference would see. Where the plain way of asking the template has no proof, other
+forms of the messages and other variables are tried in a fixed order (`forms`, `variables`); the proof names them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.chat.contents import notes_on_marks, validate_contents
 from tunewright.chat.conversation import Conversation, Message
-from tunewright.chat.places import Span, TokenPlaces, find_messages, message_openings
-from tunewright.chat.template import ChatTemplate
+from tunewright.chat.encoding import EncodedText, Encoder
+from tunewright.chat.forms import Form, forms_for
+from tunewright.chat.frame import Frame, Setting, frame_of
+from tunewright.chat.places import TokenPlaces
+from tunewright.chat.proof import TEMPLATE_REFUSES, Proof, UnprovenError
+from tunewright.chat.shown import shown_notes
+from tunewright.chat.slots import Marked, mark
+from tunewright.chat.template import NO_VARIABLES, ChatTemplate
+from tunewright.chat.turns import Layout, TextTurn, lay_out
+from tunewright.chat.variables import Variables, settings_of
 from tunewright.errors import RenderError
+
+FRAMES_KEPT = 1024
+FrameKey = tuple[Form, Variables, str | None, tuple[Message, ...], tuple[int, ...], bool]
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class SupervisedRow:
         last_prompt_length: number of tokens before the last supervised span.
         message: index of the one message that is learned, where a conversation became several rows.
         places: which message each token belongs to; None for a row that was not made by a `Supervisor`.
+        text: what was rendered; empty for a row that was not made by a `Supervisor`.
+        proof: why it may be trained on; None for a row that was not made by a `Supervisor`.
     """
 
     conversation: str
@@ -49,6 +58,8 @@ class SupervisedRow:
     last_prompt_length: int
     message: int | None = None
     places: TokenPlaces | None = None
+    text: str = ""
+    proof: Proof | None = None
 
     @property
     def id(self) -> str:
@@ -56,21 +67,16 @@ class SupervisedRow:
         return self.conversation if self.message is None else f"{self.conversation}#{self.message}"
 
 
-class Encoded(NamedTuple):
-    """Token ids and the characters of each."""
-
-    ids: list[int]
-    offsets: list[Span]
-
-
 @dataclass(frozen=True)
-class _Turn:
-    """An assistant's turn in the text: where its prompt ends, and where its content ends."""
+class _Span:
+    """A span: its prompt's ids end at `prompt`, its own go from `first` to `end`; generation stops at `stop`."""
 
-    message_index: int
-    start: int
-    content_end: int
-    prompt: str
+    message: int
+    prompt: int
+    first: int
+    end: int
+    stop: int
+    notes: tuple[str, ...]
 
 
 class Supervisor:
@@ -86,8 +92,13 @@ class Supervisor:
         self.tokenizer = tokenizer
         self.template = template
         self.stop_ids = stop_ids
-        self._backend = plain_backend(tokenizer)
-        self._openings = message_openings(template)
+        self.encoder = Encoder(tokenizer)
+        self._control = self.encoder.special | stop_ids
+        self._frames: dict[FrameKey, Frame | UnprovenError] = {}
+
+    @cached_property
+    def _variables(self) -> tuple[Variables, ...]:
+        return settings_of(self.template)
 
     def rows(self, conversation: Conversation) -> list[SupervisedRow]:
         """The proven rows of a conversation: one, or one for each assistant's turn.
@@ -95,140 +106,185 @@ class Supervisor:
         Raises:
             RenderError: the supervised tokens cannot be proven.
         """
-        validate_provable(conversation)
-        learned = [
-            index
-            for index, message in enumerate(conversation.messages)
-            if message.role == "assistant" and message.train
-        ]
+        messages = conversation.messages
+        learned = tuple(index for index, each in enumerate(messages) if each.role == "assistant" and each.train)
         if not learned:
             raise RenderError(conversation.id, "no assistant's turn is to be learned", mend="Leave the row out.")
-        try:
-            return [self._row(conversation, conversation.messages, learned)]
-        except RenderError:
-            if len(learned) == 1:
-                raise
-        return [self._row(conversation, conversation.messages[: index + 1], [index], index) for index in learned]
+        refusals: list[UnprovenError] = []
+        for setting in self._settings(conversation):
+            try:
+                return self._rows(conversation, setting, learned)
+            except UnprovenError as refusal:
+                refusals.append(refusal)
+        told = next((each for each in refusals if each.claim != TEMPLATE_REFUSES), refusals[0])
+        raise told.of(conversation.id, messages)
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def _settings(self, conversation: Conversation) -> Iterator[Setting]:
+        for form in forms_for(conversation.messages):
+            yield Setting(self.template, form, (), conversation.tools)
+        for form in forms_for(conversation.messages):
+            for variables in self._variables[1:]:
+                yield Setting(self.template, form, variables, conversation.tools)
+
+    def prompt_ids(
+        self, messages: Sequence[Message], tools: str | None = None, variables: Mapping[str, Any] = NO_VARIABLES
+    ) -> list[int]:
         """The ids that inference sends for `messages`, ending where the answer begins."""
-        return list(self._encode(self.template.render(messages, add_generation_prompt=True)).ids)
+        text = self.template.render(messages, add_generation_prompt=True, tools=tools, variables=variables)
+        return list(self.encoder.encode(text).ids)
+
+    def _rows(self, conversation: Conversation, setting: Setting, learned: tuple[int, ...]) -> list[SupervisedRow]:
+        """One row, or one for each learned turn if that has no proof."""
+        messages = conversation.messages
+        if learned == (len(messages) - 1,):
+            return [self._last_row(conversation.id, setting, messages)]
+        try:
+            return [self._row(conversation.id, setting, messages, learned)]
+        except UnprovenError:
+            rows = [self._last_row(conversation.id, setting, messages[: index + 1]) for index in learned]
+        note = "earlier turns read differently once later ones follow: one row for each learned turn"
+        return [replace(row, message=index, proof=noted(row, note)) for row, index in zip(rows, learned, strict=True)]
+
+    def _last_row(self, row_id: str, setting: Setting, messages: tuple[Message, ...]) -> SupervisedRow:
+        """The row of which the last turn alone is learned."""
+        learned = (len(messages) - 1,)
+        try:
+            return self._row(row_id, setting, messages, learned)
+        except UnprovenError as refusal:
+            if refusal.claim != "d":
+                raise
+            try:
+                return self._row(row_id, setting, messages, learned, closed=True)
+            except UnprovenError:
+                raise refusal from None
 
     def _row(
-        self, conversation: Conversation, messages: tuple[Message, ...], learned: list[int], only: int | None = None
+        self,
+        row_id: str,
+        setting: Setting,
+        messages: tuple[Message, ...],
+        learned: tuple[int, ...],
+        closed: bool = False,
     ) -> SupervisedRow:
-        row_id = conversation.id
-        text = self.template.render(messages)
-        turns = [self._turn(row_id, messages, text, index) for index in learned]
-        kept = find_messages(row_id, messages, learned, text, self._openings)
-        encoded = self._encode(text)
-        ids, offsets = encoded.ids, encoded.offsets
-        self._validate_one_bos(row_id, ids)
-        mask = np.zeros(len(ids), dtype=np.bool_)
-        spans = []
-        for turn in turns:
-            first, last = self._span(row_id, turn, ids, offsets)
-            self._validate_span(row_id, messages[turn.message_index].text, turn, ids, first, last)
-            mask[first:last] = True
-            spans.append((turn.message_index, first, last))
-        places = TokenPlaces(offsets, kept, tuple(spans))
-        return SupervisedRow(conversation.id, np.array(ids, dtype=np.int32), mask, spans[-1][1], only, places)
-
-    def _turn(self, row_id: str, messages: tuple[Message, ...], text: str, index: int) -> _Turn:
-        prompt = self.template.render(messages[:index], add_generation_prompt=True)
-        if not text.startswith(prompt):
-            raise RenderError(
-                f"{row_id}: message {index}",
-                "the template renders the turns before the answer differently in training and at inference",
-                mend="Leave the row out, or choose a base whose template can be proven.",
-            )
-        content = messages[index].text
-        for candidate in (content, content.rstrip(), content.lstrip(), content.strip()):
-            if candidate and text.startswith(candidate, len(prompt)):
-                return _Turn(index, len(prompt), len(prompt) + len(candidate), prompt)
-        raise RenderError(
-            f"{row_id}: message {index}",
-            f"after the prompt the template writes {text[len(prompt) : len(prompt) + 40]!r}",
-            expected=f"the assistant's own text {content[:40]!r}",
-            mend="Leave the row out, or choose a base whose template keeps the assistant's text.",
+        """The row of these messages; a `closed` one ends with the token that opens the next turn."""
+        marked = mark(messages, setting.form.text_arguments)
+        key = (setting.form, setting.variables, setting.tools, marked.messages, learned, closed)
+        known = self._frames.get(key)
+        if isinstance(known, UnprovenError):
+            raise known
+        try:
+            text = setting.render(messages)
+        except RenderError as error:
+            raise UnprovenError(TEMPLATE_REFUSES, f"{error.where}: {error.found}", mend=error.mend) from None
+        frame = known or self._new_frame(key, setting, marked)
+        layout = lay_out(setting, messages, marked.slots, frame, text)
+        encoded = self.encoder.read(layout.text)
+        self._validate_bos(encoded.ids)
+        validate_contents(encoded, layout, messages, self._control)
+        spans = [self._span(encoded, turn) for turn in layout.turns]
+        ids = np.array(encoded.ids, dtype=np.int32)[: spans[-1].end if closed else None]
+        offsets = encoded.offsets[: len(ids)] if closed else encoded.offsets
+        turns = tuple((span.message, span.first, span.end) for span in spans)
+        return SupervisedRow(
+            row_id,
+            ids,
+            mask_of(encoded, spans)[: len(ids)],
+            spans[-1].first,
+            places=TokenPlaces(offsets, layout.messages(len(messages)), turns),
+            text=layout.text[: offsets[-1][1]] if closed else layout.text,
+            proof=self._proof(setting, encoded, layout, spans, notes_on_marks(layout, frame.skeleton)),
         )
 
-    def _encode(self, text: str) -> Any:
-        """The text's `ids` and `offsets`, exactly as the tokenizer gives them when it is called.
+    def _new_frame(self, key: FrameKey, setting: Setting, marked: Marked) -> Frame:
+        """The frame of a shape, which is remembered; so is a refusal."""
+        if len(self._frames) >= FRAMES_KEPT:
+            self._frames.clear()
+        try:
+            frame = frame_of(setting, marked, *key[-2:])
+            self._frames[key] = frame = replace(frame, notes=(*frame.notes, *shown_notes(setting, marked)))
+        except UnprovenError as refusal:
+            self._frames[key] = refusal
+            raise
+        return frame
 
-        The call of a transformers tokenizer is a call of its backend with much bookkeeping around it. The backend is
-        asked directly where the call adds nothing: it is not overridden, and nothing is cut or filled up.
-        """
-        backend = self._backend
-        if backend is not None and not (backend.truncation or backend.padding or backend.encode_special_tokens):
-            return backend.encode(text, add_special_tokens=False)
-        called = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return Encoded(called["input_ids"], called["offset_mapping"])
-
-    def _span(self, row_id: str, turn: _Turn, ids: list[int], offsets: list[tuple[int, int]]) -> tuple[int, int]:
-        """First token of the content, and one past the end-of-turn token."""
-        prompt_ids = self._encode(turn.prompt).ids
-        first = len(prompt_ids)
-        if ids[:first] != prompt_ids:
-            raise RenderError(
-                f"{row_id}: message {turn.message_index}",
+    def _span(self, encoded: EncodedText, turn: TextTurn) -> _Span:
+        prompt = encoded.prompt_tokens(turn.prompt)
+        if prompt is None:
+            raise UnprovenError(
+                "a",
                 "the answer's first token joins the prompt's last one, so that inference sends other ids",
+                turn.message,
                 mend="Leave the row out; an answer that begins with a space or newline often causes this.",
             )
-        for position in range(first, len(ids)):
-            if offsets[position][0] >= turn.content_end and ids[position] in self.stop_ids:
-                return first, position + 1
-            if offsets[position][0] > turn.content_end and ids[position] not in self.stop_ids:
+        stop = self._stop_position(encoded, turn, prompt)
+        end = self._end_position(encoded, turn, stop)
+        first = stop if turn.learned_from is None else max(prompt, encoded.position_at(turn.learned_from))
+        if first > prompt and encoded.offsets[first - 1][1] > encoded.offsets[first][0]:
+            raise UnprovenError("b", "reasoning that is not learned shares a token with the answer", turn.message)
+        notes = encoded.validate_decodes(prompt, end, turn.message)
+        return _Span(turn.message, prompt, first, end, stop, tuple(notes))
+
+    def _end_position(self, encoded: EncodedText, turn: TextTurn, stop: int) -> int:
+        """One past the stop token, and past those that the template writes right behind it in the same turn."""
+        end = stop + 1
+        for position in range(end, len(encoded.ids)):
+            start, stopped = encoded.offsets[position]
+            if start >= turn.limit or not (encoded.ids[position] in self.stop_ids or is_blank(encoded, start, stopped)):
                 break
-        raise RenderError(
-            f"{row_id}: message {turn.message_index}",
+            if encoded.ids[position] in self.stop_ids:
+                end = position + 1
+        return end
+
+    def _stop_position(self, encoded: EncodedText, turn: TextTurn, prompt: int) -> int:
+        for position in range(max(prompt, encoded.position_at(turn.content_end)), len(encoded.ids)):
+            start, _ = encoded.offsets[position]
+            if start >= turn.limit:
+                break
+            if encoded.ids[position] in self.stop_ids:
+                return position
+        raise UnprovenError(
+            "d",
             "no stop token follows the assistant's text",
+            turn.message,
             expected=f"one of {self.tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))}",
             mend="Check eos_token_id in the base's generation_config.json.",
         )
 
-    def _validate_span(self, row_id: str, content: str, turn: _Turn, ids: list[int], first: int, last: int) -> None:
-        decoded = self.tokenizer.decode(ids[first : last - 1], clean_up_tokenization_spaces=False)
-        if decoded.strip() != content.strip():
-            raise RenderError(
-                f"{row_id}: message {turn.message_index}",
-                f"the supervised tokens decode to {decoded[:60]!r}",
-                expected=f"the assistant's own text {content[:60]!r}",
-                mend="Leave the row out: the tokenizer does not give this text back.",
-            )
-
-    def _validate_one_bos(self, row_id: str, ids: list[int]) -> None:
+    def _validate_bos(self, ids: list[int]) -> None:
         bos = self.tokenizer.bos_token_id
         # ChatML bases name <|im_start|> as BOS, which opens every turn; only doubled openings are a fault.
         if bos is not None and ids[:2] == [bos, bos]:
-            raise RenderError(row_id, "the text begins with two BOS tokens", expected="one")
+            raise UnprovenError("e", "the text begins with two BOS tokens", expected="one")
+
+    def _proof(
+        self, setting: Setting, encoded: EncodedText, layout: Layout, spans: Sequence[_Span], marks: list[str]
+    ) -> Proof:
+        bos = self.tokenizer.bos_token_id
+        variables = dict(setting.variables)
+        told = [f"rendered with {name}={value}" for name, value in variables.items()]
+        return Proof(
+            tuple(span.prompt for span in spans),
+            tuple(span.end - span.first for span in spans),
+            tuple(self.tokenizer.convert_ids_to_tokens([encoded.ids[span.stop] for span in spans])),
+            None if bos is None else encoded.ids.count(bos),
+            len(layout.parts),
+            variables,
+            (*told, *setting.form.notes, *layout.notes, *marks, *(note for span in spans for note in span.notes)),
+        )
 
 
-def validate_provable(conversation: Conversation) -> None:
-    """Raise where a conversation has more than the texts that the proof covers."""
-    if conversation.tools is not None:
-        raise not_provable(conversation.id, "tools are declared, which the prompt would not show")
-    for index, message in enumerate(conversation.messages):
-        where = f"{conversation.id}: message {index}"
-        if message.tool_calls or message.role == "tool":
-            raise not_provable(where, "a tool is called" if message.tool_calls else "a tool answers")
-        if message.reasoning is not None:
-            raise not_provable(
-                where, "reasoning stands beside the text", "Set `reasoning: strip`, or leave the row out."
-            )
-        if not message.train_reasoning:
-            raise not_provable(where, "reasoning is kept without being learned", "Set `reasoning: train` or `strip`.")
+def mask_of(encoded: EncodedText, spans: Sequence[_Span]) -> NDArray[np.bool_]:
+    mask = np.zeros(len(encoded.ids), dtype=np.bool_)
+    for span in spans:
+        mask[span.first : span.end] = True
+        for position in range(span.stop + 1, span.end):
+            mask[position] = not is_blank(encoded, *encoded.offsets[position])
+    return mask
 
 
-def not_provable(where: str, found: str, mend: str = "Leave the row out.") -> RenderError:
-    return RenderError(where, f"{found}; this version proves turns of text alone", mend=mend)
+def is_blank(encoded: EncodedText, start: int, end: int) -> bool:
+    return not encoded.text[start:end].strip()
 
 
-def plain_backend(tokenizer: Any) -> Any:
-    """The backend of a fast tokenizer whose call is transformers' own; None for one that does more."""
-    from transformers import PreTrainedTokenizerFast
-
-    kind = type(tokenizer)
-    plain = PreTrainedTokenizerFast
-    own = kind.__call__ is plain.__call__ and kind._encode_plus is plain._encode_plus
-    return tokenizer.backend_tokenizer if own and not tokenizer.split_special_tokens else None
+def noted(row: SupervisedRow, note: str) -> Proof | None:
+    return row.proof and replace(row.proof, notes=(note, *row.proof.notes))

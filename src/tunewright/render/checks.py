@@ -46,12 +46,26 @@ def check_proof(tally: Tally) -> list[Evidence]:
     if unproven:
         shown = " ".join(tally.reasons[UNPROVEN][:EXAMPLES_SHOWN])
         detail = f"{unproven} rows have no proof and were left out: {shown}"
+    noted = [f"{count} rows: {note}." for note, count in tally.notes.most_common(EXAMPLES_SHOWN)]
     learned = f"{tally.rows_supervised} of {tally.rows_tokens} tokens are learned."
     return [
         equal("rows_without_mask_proof", unproven, 0, detail),
-        fact("rows_with_mask_proof", tally.rows),
+        fact("rows_with_mask_proof", tally.rows, " ".join(noted)),
         fact("supervised_token_share", share(tally.rows_supervised, tally.rows_tokens), learned),
+        *check_variables(tally),
     ]
+
+
+def check_variables(tally: Tally) -> list[Evidence]:
+    """With what the template has to be told when the model is served; nothing where it is told nothing."""
+    if set(tally.variables) <= {"{}"}:
+        return []
+    counted = ", ".join(f"{count} rows with {text}" for text, count in tally.variables.most_common())
+    detail = f"Prompts of training and inference agree only under variables of the template: {counted}."
+    if len(tally.variables) == 1:
+        return [fact("template_variables", counted, f"{detail} Serve the model with the same.")]
+    mend = "One served model has one setting: leave out the rows of the others, or strip their reasoning."
+    return [failed("template_variables", len(tally.variables), "= 1", f"{detail} {mend}").softened()]
 
 
 def check_lengths(tally: Tally, limit: Limit, on_long_row: OnLongRow) -> list[Evidence]:

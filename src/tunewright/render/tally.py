@@ -3,6 +3,8 @@
 Tallies of blocks are merged in the order of the rows, and then say the same as one over all rows.
 """
 
+import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -10,11 +12,13 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from tunewright.chat.conversation import Conversation
+from tunewright.chat.proof import Proof
 from tunewright.chat.supervise import SupervisedRow
 from tunewright.render.outcomes import Outcome
 
 EXAMPLES_KEPT = 20
 WIDE_SYSTEM_PROMPT = 0.5
+MESSAGE_NUMBER = re.compile(r"message \d+")
 
 Longest = tuple[int, str]
 
@@ -32,6 +36,8 @@ class Tally:
         truncated: conversations that were cut; `lost_tokens`: how much of them.
         system_prompts: proven conversations that have one; `widest_system_prompt`: tokens of the largest, and where.
         wide: conversations whose system prompt takes more than half of the limit.
+        variables: proven rows by what the template was told beside the messages, as JSON text; notes: by what their proof
+            says of the template, message numbers aside.
         over_rows, wide_rows: the first of them; `reasons`: the first conversations left out, by kind, with the reason.
     """
 
@@ -51,6 +57,8 @@ class Tally:
     system_prompts: int = 0
     widest_system_prompt: Longest = (0, "")
     wide: int = 0
+    variables: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
     over_rows: list[str] = field(default_factory=list)
     wide_rows: list[str] = field(default_factory=list)
     reasons: dict[str, list[str]] = field(default_factory=dict)
@@ -62,6 +70,7 @@ class Tally:
             self.tokens += len(row.ids)
             self.supervised += int(np.count_nonzero(row.mask))
             self.longest = longer(self.longest, (len(row.ids), row.id))
+            self._count_proof(row.proof)
             if len(row.ids) > limit:
                 is_over = True
                 self.over_tokens += len(row.ids) - limit
@@ -71,6 +80,11 @@ class Tally:
             self.over_rows = [*self.over_rows, conversation.id][:EXAMPLES_KEPT]
         if conversation.system is not None and rows[0].places is not None:
             self._measure_system_prompt(conversation.id, rows[0].places.tokens_of(0), limit)
+
+    def _count_proof(self, proof: Proof | None) -> None:
+        if proof is not None:
+            self.variables[json.dumps(dict(proof.variables))] += 1
+            self.notes.update({MESSAGE_NUMBER.sub("a message", note) for note in proof.notes})
 
     def _measure_system_prompt(self, name: str, tokens: int, limit: int) -> None:
         self.system_prompts += 1
@@ -99,7 +113,8 @@ class Tally:
     def merge(self, later: "Tally") -> None:
         """Take in the counts of conversations that follow."""
         self._keep_reasons(later.reasons)
-        self.rejected.update(later.rejected)
+        for name in ("rejected", "variables", "notes"):
+            getattr(self, name).update(getattr(later, name))
         self.rows_longest = max(self.rows_longest, later.rows_longest)
         for name in SUMS:
             setattr(self, name, getattr(self, name) + getattr(later, name))

@@ -1,0 +1,109 @@
+"""Whether a template shows what stands beside the texts: definitions of tools, names of calls and of speakers.
+
+In: a setting and marked messages. Out: notes on what is not shown, or an `UnprovenError` where a call or a tool would
+be lost. Found by rendering with marks in place of names and descriptions, and looking which marks are there.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tunewright.chat.conversation import Message
+from tunewright.chat.frame import Setting
+from tunewright.chat.proof import UnprovenError
+from tunewright.chat.slots import Marked
+from tunewright.errors import RenderError
+
+
+def shown_notes(setting: Setting, marked: Marked) -> list[str]:
+    return [*notes_on_names(setting, marked.messages), *notes_on_tools(setting, marked.messages)]
+
+
+def notes_on_names(setting: Setting, messages: tuple[Message, ...]) -> list[str]:
+    """Every call has to be shown by name; other names are context that inference does not see either."""
+    calls = [(index, call.name) for index, message in enumerate(messages) for call in message.tool_calls]
+    marks = {name: f"Nzx{number}xzN" for number, name in enumerate(dict.fromkeys(name for _, name in calls))}
+    if calls:
+        text = rendered_with(setting, [with_called_names(message, marks) for message in messages])
+        for index, name in calls:
+            if text.count(marks[name]) < sum(other == name for _, other in calls):
+                raise UnprovenError("f", f"the template loses a call of {name!r}", index)
+    speakers = {index: message.name for index, message in enumerate(messages) if message.name is not None}
+    if not speakers:
+        return []
+    marked = [replace(each, name=f"Nzx{n}xzN" if n in speakers else None) for n, each in enumerate(messages)]
+    text = rendered_with(setting, marked)
+    hidden = [(index, name) for index, name in speakers.items() if f"Nzx{index}xzN" not in text]
+    return [f"the name {name!r} of message {index} is not shown to the model" for index, name in hidden]
+
+
+def rendered_with(setting: Setting, messages: Sequence[Message]) -> str:
+    try:
+        return setting.render(messages)
+    except RenderError as error:
+        raise UnprovenError("f", f"the template takes only some names of tools ({error.found})") from None
+
+
+def with_called_names(message: Message, marks: Mapping[str, str]) -> Message:
+    """The message with marks for the names of its calls; ids that are made of them have the marks too."""
+    calls = tuple(
+        replace(call, name=marks[call.name], id=call.id and call.id.replace(call.name, marks[call.name]))
+        for call in message.tool_calls
+    )
+    return replace(message, tool_calls=calls)
+
+
+def notes_on_tools(setting: Setting, messages: tuple[Message, ...]) -> list[str]:
+    """Every tool has to be shown by name; descriptions and parameters that are not shown are noted."""
+    if setting.tools is None or not json.loads(setting.tools):
+        return []
+    marker = _ToolMarker()
+    tools = json.dumps(marker.value(json.loads(setting.tools), ""), ensure_ascii=False)
+    try:
+        text = replace(setting, tools=tools).render(messages)
+    except RenderError as error:
+        raise UnprovenError("f", f"the template takes only some definitions of tools ({error.found})") from None
+    hidden = [(kind, name) for mark, (kind, name) in marker.marks.items() if mark not in text]
+    lost = [name for kind, name in hidden if kind == "name"]
+    if lost:
+        mend = "Choose a base whose template takes tools, or leave them out."
+        raise UnprovenError("f", f"the template does not show the tool {lost[0]!r}", mend=mend)
+    kinds = {"description": "a description of the tools", "parameter": "a parameter of the tools"}
+    return [f"{kinds[kind]} is not shown to the model: {name[:40]!r}" for kind, name in hidden]
+
+
+class _ToolMarker:
+    """Tools with marks in the place of names, descriptions and parameters.
+
+    Attributes:
+        marks: for each mark, what it stands for.
+    """
+
+    def __init__(self) -> None:
+        self.marks: dict[str, tuple[str, str]] = {}
+        self._parameters: dict[str, str] = {}
+
+    def value(self, value: Any, key: str) -> Any:
+        if isinstance(value, list):
+            if key == "required":
+                return [self._parameters.get(item, item) if isinstance(item, str) else item for item in value]
+            return [self.value(item, key) for item in value]
+        if not isinstance(value, dict):
+            is_text = key in {"name", "description"} and isinstance(value, str) and value.strip()
+            return self.mark(key, value) if is_text else value
+        if key == "properties":
+            return {self.parameter(name): self.value(item, name) for name, item in value.items()}
+        # What is required names parameters, which have to be known by then.
+        found = {name: self.value(item, name) for name, item in value.items() if name != "required"}
+        return {name: found[name] if name != "required" else self.value(value[name], name) for name in value}
+
+    def mark(self, kind: str, text: str) -> str:
+        mark = f"Tzx{len(self.marks)}xzT"
+        self.marks[mark] = (kind, text)
+        return mark
+
+    def parameter(self, name: str) -> str:
+        if name not in self._parameters:
+            self._parameters[name] = self.mark("parameter", name)
+        return self._parameters[name]
