@@ -5,18 +5,13 @@ Everything that takes time to import is imported inside the command that needs i
 
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from tunewright.commands import State, kept_run, listening, report_evidence, run_until
 from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError, environment_error
-
-if TYPE_CHECKING:
-    from tunewright.artifacts import RunDirectory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,12 +35,6 @@ OnBadRow = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Again = Annotated[bool, typer.Option("--again", help="Do the stage again even if it is done.")]
-
-
-class _State:
-    """What the error handler has to know of the command that ran."""
-
-    as_json = False
 
 
 @app.command()
@@ -89,7 +78,7 @@ def stage_command(stage: str, summary: str) -> None:
         again: Again = False,
         as_json: AsJson = False,
     ) -> None:
-        looks_only = stage in {"render", "plan"}
+        looks_only = stage == "plan"
         run_until(stage, target, model, override, run_dir, accept, on_bad_row, as_json, again, looks_only)
 
     app.command(stage, help=f"{summary} Stages that it needs and that are not done yet are done first.")(command)
@@ -123,7 +112,7 @@ def check(
     from tunewright.targets import recipe_for
     from tunewright.terminal import print_json
 
-    _State.as_json = as_json
+    State.as_json = as_json
     given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
     overrides = {"on_bad_row": "reject", **dict(parse_override(text) for text in override or [])}
     recipe = recipe_for(data, overrides | {key: value for key, value in given.items() if value})
@@ -146,7 +135,44 @@ def check(
         raise typer.Exit(3)
 
 
-stage_command("render", "Turn the rows into token ids with proven masks.")
+@app.command()
+def render(
+    data: Annotated[
+        list[str],
+        typer.Argument(metavar="DATA...", help="Files, directories or hub data sets; or one recipe or run directory."),
+    ],
+    model: Model = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Directory of a tokenizer, in the place of a model.")] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template: a file, or chatml, llama-2, zephyr.")] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many rows to show.")] = 5,
+    override: Override = None,
+    run_dir: RunDir = None,
+    accept: Accept = None,
+    on_bad_row: OnBadRow = None,
+    again: Again = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows as they would be trained, their masks in colour; with --json every row on a line, with its proof.
+
+    Of a recipe or a run the stage is done, and what it needs before it. Example: tunewright render rows.jsonl -m MODEL
+    """
+    from tunewright.targets import recipe_for, recipe_path
+
+    if tokenizer is None and template is None and len(data) == 1 and (run_dir or recipe_path(data[0])):
+        run_until("render", data[0], model, override, run_dir, accept, on_bad_row, as_json, again, looks_only=True)
+        return
+    from tunewright.masks.request import job_for
+    from tunewright.masks.show import print_masks
+    from tunewright.recipe import parse_override
+
+    State.as_json = as_json
+    if model is not None and tokenizer is not None:
+        raise UsageError("tunewright render", "--model and --tokenizer were given", "one of them")
+    overrides = dict(parse_override(text) for text in override or [])
+    recipe = recipe_for(data, overrides | ({"model": model} if model else {}))
+    print_masks(job_for(recipe, tokenizer, template), rows, as_json)
+
+
 stage_command("plan", "Say how the run will go: layout, steps, memory against what is free, time.")
 stage_command("train", "Train the adapter and record the canaries.")
 stage_command("report", "Write certificate.json and report.html.")
@@ -207,7 +233,7 @@ def verify(
     """Check again that every artifact is what it claims to be, and that each says what the trained model said."""
     from tunewright.paths import verify_checkpoint, verify_run
 
-    _State.as_json = as_json
+    State.as_json = as_json
     with listening(as_json) as listener:
         whole_run = (target / "manifests").is_dir()
         evidence = verify_run(target, listener) if whole_run else verify_checkpoint(target)
@@ -284,91 +310,6 @@ def doctor(as_json: AsJson = False) -> None:
     report_evidence({"doctor": examine_machine()}, as_json, failure_code=EnvironmentLackError.exit_code)
 
 
-def run_until(
-    stage: str,
-    target: str,
-    model: str | None = None,
-    override: list[str] | None = None,
-    run_dir: Path | None = None,
-    accept: list[str] | None = None,
-    on_bad_row: str | None = None,
-    as_json: bool = False,
-    again: bool = False,
-    looks_only: bool = False,
-) -> None:
-    """Run the pipeline up to `stage` and print what came of it; `looks_only` leaves no run behind where none was."""
-    from tunewright.pipeline import run_pipeline
-    from tunewright.recipe import parse_override
-    from tunewright.targets import recipe_for, run_path
-    from tunewright.terminal import print_outcome
-
-    _State.as_json = as_json
-    overrides = dict(parse_override(text) for text in override or [])
-    given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
-    overrides |= {key: value for key, value in given.items() if value}
-    recipe = recipe_for([target], overrides)
-    with run_directory(run_dir, run_path(target, recipe), looks_only) as run:
-        if again:
-            run.manifest_path(stage).unlink(missing_ok=True)
-        with listening(as_json, run) as listener:
-            manifests = run_pipeline(recipe, run, listener, until=stage)
-        print_outcome(run, stage, manifests, as_json)
-
-
-@contextmanager
-def run_directory(chosen: Path | None, default: Path, looks_only: bool) -> "Iterator[RunDirectory]":
-    """The run directory, held for this process; a scratch one for a look at data that has no run yet."""
-    from tunewright.artifacts import RunDirectory
-
-    path = chosen or default
-    if looks_only and chosen is None and not path.exists():
-        with tempfile.TemporaryDirectory(prefix="tunewright-") as scratch:
-            yield RunDirectory(Path(scratch))
-        return
-    run = RunDirectory(path)
-    with run.locked():
-        yield run
-
-
-@contextmanager
-def kept_run(path: Path | None) -> "Iterator[RunDirectory | None]":
-    """The run directory to leave behind, held for this process, if one was named."""
-    from tunewright.artifacts import RunDirectory
-
-    if path is None:
-        yield None
-        return
-    run = RunDirectory(path)
-    with run.locked():
-        yield run
-
-
-@contextmanager
-def listening(as_json: bool, run: "RunDirectory | None" = None, quiet_evidence: bool = False) -> Iterator[Any]:
-    """Events that are shown in the terminal, and kept in the run if there is one."""
-    from tunewright.events import Events
-    from tunewright.terminal import Terminal
-
-    _State.as_json = as_json
-    terminal = Terminal(quiet_evidence)
-    try:
-        yield Events(run.events_path if run else None, (terminal,))
-    finally:
-        terminal.close()
-
-
-def report_evidence(evidence: dict[str, Any], as_json: bool, failure_code: int = 3) -> None:
-    """Print evidence by stage; leave with `failure_code` if any failed."""
-    from tunewright.terminal import print_evidence, print_json
-
-    if as_json:
-        print_json({stage: [item.as_json() for item in items] for stage, items in evidence.items()})
-    else:
-        print_evidence(evidence)
-    if any(item.verdict == "fail" for items in evidence.values() for item in items):
-        raise typer.Exit(failure_code)
-
-
 def print_keys() -> None:
     from tunewright.recipe import Recipe
 
@@ -397,5 +338,5 @@ def main() -> None:
 def fail(error: TunewrightError) -> None:
     from tunewright.terminal import print_error
 
-    print_error(error, _State.as_json)
+    print_error(error, State.as_json)
     sys.exit(error.exit_code)

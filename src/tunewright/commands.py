@@ -1,0 +1,106 @@
+"""What the commands share: the run directory that they hold, the events that they show, the stages that they do.
+
+What takes time to import is imported where it is needed.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from tunewright.artifacts import RunDirectory
+
+
+class State:
+    """What the error handler has to know of the command that ran."""
+
+    as_json = False
+
+
+def run_until(
+    stage: str,
+    target: str,
+    model: str | None = None,
+    override: list[str] | None = None,
+    run_dir: Path | None = None,
+    accept: list[str] | None = None,
+    on_bad_row: str | None = None,
+    as_json: bool = False,
+    again: bool = False,
+    looks_only: bool = False,
+) -> None:
+    """Run the pipeline up to `stage` and print what came of it; `looks_only` leaves no run behind where none was."""
+    from tunewright.pipeline import run_pipeline
+    from tunewright.recipe import parse_override
+    from tunewright.targets import recipe_for, run_path
+    from tunewright.terminal import print_outcome
+
+    State.as_json = as_json
+    overrides = dict(parse_override(text) for text in override or [])
+    given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
+    overrides |= {key: value for key, value in given.items() if value}
+    recipe = recipe_for([target], overrides)
+    with run_directory(run_dir, run_path(target, recipe), looks_only) as run:
+        if again:
+            run.manifest_path(stage).unlink(missing_ok=True)
+        with listening(as_json, run) as listener:
+            manifests = run_pipeline(recipe, run, listener, until=stage)
+        print_outcome(run, stage, manifests, as_json)
+
+
+@contextmanager
+def run_directory(chosen: Path | None, default: Path, looks_only: bool) -> "Iterator[RunDirectory]":
+    """The run directory, held for this process; a scratch one for a look at data that has no run yet."""
+    from tunewright.artifacts import RunDirectory
+
+    path = chosen or default
+    if looks_only and chosen is None and not path.exists():
+        with tempfile.TemporaryDirectory(prefix="tunewright-") as scratch:
+            yield RunDirectory(Path(scratch))
+        return
+    run = RunDirectory(path)
+    with run.locked():
+        yield run
+
+
+@contextmanager
+def kept_run(path: Path | None) -> "Iterator[RunDirectory | None]":
+    """The run directory to leave behind, held for this process, if one was named."""
+    from tunewright.artifacts import RunDirectory
+
+    if path is None:
+        yield None
+        return
+    run = RunDirectory(path)
+    with run.locked():
+        yield run
+
+
+@contextmanager
+def listening(as_json: bool, run: "RunDirectory | None" = None, quiet_evidence: bool = False) -> Iterator[Any]:
+    """Events that are shown in the terminal, and kept in the run if there is one."""
+    from tunewright.events import Events
+    from tunewright.terminal import Terminal
+
+    State.as_json = as_json
+    terminal = Terminal(quiet_evidence)
+    try:
+        yield Events(run.events_path if run else None, (terminal,))
+    finally:
+        terminal.close()
+
+
+def report_evidence(evidence: dict[str, Any], as_json: bool, failure_code: int = 3) -> None:
+    """Print evidence by stage; leave with `failure_code` if any failed."""
+    from tunewright.terminal import print_evidence, print_json
+
+    if as_json:
+        print_json({stage: [item.as_json() for item in items] for stage, items in evidence.items()})
+    else:
+        print_evidence(evidence)
+    if any(item.verdict == "fail" for items in evidence.values() for item in items):
+        raise typer.Exit(failure_code)
