@@ -178,12 +178,12 @@ BOMBS = {
 @pytest.mark.parametrize("source", BOMBS, ids=range(len(BOMBS)))
 def test_a_bomb_is_stopped_by_the_limit_that_it_meets(source: str) -> None:
     # A busy machine must not turn the limit under test into that of time.
-    limits = LIMITS if BOMBS[source] == TIME else replace(LIMITS, seconds=10)
+    limits = LIMITS if BOMBS[source] == TIME else replace(LIMITS, seconds=100)
     template = ChatTemplate(source, limits=limits)
-    before = time.monotonic()
+    before = time.thread_time()
     with pytest.raises(RenderError, match=f"it was stopped: it .*{BOMBS[source]}"):
         template.render(MESSAGES)
-    assert time.monotonic() - before < 3
+    assert time.thread_time() - before < 3
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_limits_hold_in_a_thread() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(100)
     assert errors == ["it was stopped: it takes longer than 0.3 seconds"] * 2
 
 
