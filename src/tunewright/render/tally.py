@@ -36,7 +36,7 @@ class Tally:
         truncated: conversations that were cut; `lost_tokens`: how much of them.
         system_prompts: proven conversations that have one; `widest_system_prompt`: tokens of the largest, and where.
         wide: conversations whose system prompt takes more than half of the limit.
-        variables: proven rows by what the template was told beside the messages, as JSON text; notes: by what their proof
+        variables: proven rows by what the template was told beside the messages, as JSON text; notes: by what the proof
             says of the template, message numbers aside.
         over_rows, wide_rows: the first of them; `reasons`: the first conversations left out, by kind, with the reason.
     """
