@@ -18,24 +18,7 @@ from tunewright.chat.supervise import Supervisor
 from tunewright.chat.template import chat_template_of
 from tunewright.models.base import load_tokenizer
 
-WORDS = [
-    "Die",
-    "Stadt",
-    "meldet",
-    "am",
-    "Abend",
-    "neue",
-    "Zahlen",
-    "zum",
-    "Haushalt",
-    "und",
-    "der",
-    "Rat",
-    "berät",
-    "über",
-    "den",
-    "Antrag",
-]
+WORDS = ["Die", "Stadt", "meldet", "am", "Abend", "neue", "Zahlen", "zum", "Haushalt", "und", "der", "Rat", "berät"]
 ROUNDS = 3
 
 

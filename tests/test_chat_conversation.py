@@ -1,14 +1,11 @@
 import json
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.chat.conversation import Conversation, Message, ToolCall
 from tunewright.chat.files import conversation_from_line, conversation_line, read_conversations, write_conversations
-from tunewright.chat.supervise import validate_provable
-from tunewright.errors import RenderError
 
 TEXT = st.text(max_size=20)
 MAYBE = st.none() | TEXT
@@ -84,23 +81,3 @@ def test_what_a_turn_says_is_its_content_and_its_calls() -> None:
     assert Message("assistant", "So:", tool_calls=(call,)).text == 'So:\n{"name": "wörd", "arguments": {"n": 1.50}}'
     assert Message("assistant", None, tool_calls=(call,)).text == '{"name": "wörd", "arguments": {"n": 1.50}}'
     assert PLAIN.target == "Hello"
-
-
-@pytest.mark.parametrize(
-    ("messages", "tools", "found"),
-    [
-        ((Message("assistant", None, tool_calls=(ToolCall("f", "{}"),)),), None, "r:1: message 0: a tool is called; "),
-        ((Message("user", "Hi"), Message("tool", "4")), None, "r:1: message 1: a tool answers; "),
-        ((Message("assistant", "a", reasoning="b"),), None, "r:1: message 0: reasoning stands beside the text; "),
-        ((Message("assistant", "a", train_reasoning=False),), None, "r:1: message 0: reasoning is kept without being "),
-        (PLAIN.messages, "[{}]", "r:1: tools are declared, which the prompt would not show; "),
-    ],
-)
-def test_what_cannot_be_proven_yet_is_refused(messages: tuple[Message, ...], tools: str | None, found: str) -> None:
-    with pytest.raises(RenderError) as caught:
-        validate_provable(Conversation("r:1", messages, tools))
-    assert str(caught.value).startswith(found)
-
-
-def test_turns_of_text_alone_can_be_proven() -> None:
-    validate_provable(PLAIN)

@@ -135,7 +135,7 @@ class EncodedText:
         if decoded == text or is_same_but_for_a_space(decoded, text, self.text[:start]):
             return []
         for form in ("NFC", "NFKC"):
-            if is_same_but_for_a_space(decoded, unicodedata.normalize(form, text), ""):  # type: ignore[arg-type]
+            if is_same_but_for_a_space(decoded, unicodedata.normalize(form, text), ""):
                 return [f"the tokenizer writes message {message} in Unicode's {form}"]
         mend = "Leave the row out: the tokenizer does not give this text back."
         raise UnprovenError("b", f"the supervised tokens decode to {decoded[:60]!r}", message, repr(text[:60]), mend)

@@ -5,8 +5,9 @@ it comes from rendering and comparing: the prompt of each learned turn against t
 against the same turn as the last one. Nothing depends on what the parts say, so conversations of one shape share it.
 """
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,6 +102,9 @@ def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...], closed:
         closed: whether the last turn, the only one that is learned, is to have the beginning of the next one.
     """
     text = rendered(setting, marked.messages)
+    validate_not_escaped(setting, text)
+    if not setting.form.text_arguments:
+        validate_json(marked.messages, text)
     closing = closing_of(setting, marked, text) if closed else ""
     graft = None
     if learned == (len(marked.messages) - 1,):
@@ -109,7 +113,6 @@ def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...], closed:
             graft, text = grafted(prompt, text, learned[0])
     text += closing
     skeleton = skeleton_of(text)
-    validate_not_escaped(setting, skeleton)
     notes = lost_parts(skeleton, marked, learned)
     turns = tuple([turn_frame(setting, marked, text, skeleton, index) for index in learned])
     written = [text_before_answer(skeleton, turn) for turn in turns]
@@ -123,13 +126,29 @@ def frame_of(setting: Setting, marked: Marked, learned: tuple[int, ...], closed:
     return Frame(skeleton, turns, tuple(dict.fromkeys(notes)), graft, closing)
 
 
-def validate_not_escaped(setting: Setting, skeleton: Skeleton) -> None:
+def validate_not_escaped(setting: Setting, text: str) -> None:
     """Raise where what the template writes came out in HTML's escapes, which it does not have itself."""
     own = setting.template.source + (setting.tools or "")
-    for piece in skeleton.pieces:
-        found = ESCAPED.search(piece)
-        if found and found[0] not in own:
-            raise UnprovenError("f", f"the template's own text comes out escaped for HTML, as {found[0]!r}")
+    found = next((each for each in ESCAPED.findall(text) if each not in own), None)
+    if found:
+        raise UnprovenError("f", f"the template's own text comes out escaped for HTML, as {found!r}")
+
+
+def validate_json(messages: Sequence[Message], text: str) -> None:
+    """Raise where an object or a list of a call's arguments is written as Python spells it, which is not JSON."""
+    for index, message in enumerate(messages):
+        for call in message.tool_calls:
+            for value in containers(json.loads(call.arguments)):
+                if repr(value) in text and repr(value) != json.dumps(value, ensure_ascii=False):
+                    raise UnprovenError("f", f"the template writes arguments of {call.name!r} that are no JSON", index)
+
+
+def containers(value: Any) -> Iterator[Any]:
+    """The objects and lists within a JSON value, itself among them."""
+    if isinstance(value, (dict, list)):
+        yield value
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from containers(item)
 
 
 def closing_of(setting: Setting, marked: Marked, text: str) -> str:

@@ -44,9 +44,13 @@ class Layout:
     notes: tuple[str, ...]
 
     def messages(self, count: int) -> tuple[Span | None, ...]:
-        """The characters of each message, from its first part to its last."""
+        """The characters of each message, from its first part to its last, with the whitespace that is its own."""
         spans: list[Span | None] = [None] * count
         for slot, (start, end) in self.parts:
+            if slot.after and self.text.startswith(slot.after, end):
+                end += len(slot.after)
+            if slot.before and self.text.endswith(slot.before, 0, start):
+                start -= len(slot.before)
             known = spans[slot.message]
             spans[slot.message] = (min(known[0], start), max(known[1], end)) if known else (start, end)
         return tuple(spans)
