@@ -33,7 +33,13 @@ def test_equal_values_are_found_in_however_many_parts_the_column_is_read(
     first = first_by_comparing(values)
     assert first_equal(path).tolist() == first
     expected = sorted([row for row, start in enumerate(first) if start == one] for one in set(first))
-    assert sorted(rows.tolist() for rows in equal_rows(path)) == [rows for rows in expected if len(rows) > 1]
+    everywhere = np.ones(len(values), dtype=np.bool_)
+    assert sorted(rows.tolist() for rows in equal_rows(path, everywhere)) == [
+        rows for rows in expected if len(rows) > 1
+    ]
+    odd = np.arange(len(values)) % 2 == 1
+    among_odd = [[row for row in rows if row % 2] for rows in expected]
+    assert sorted(rows.tolist() for rows in equal_rows(path, odd)) == sorted(r for r in among_odd if len(r) > 1)
     counts = {value: values.count(value) for value in values if value}
     best = max(counts.values(), default=0)
     value, count = most_frequent(path)

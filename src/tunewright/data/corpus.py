@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from tunewright.data.audit.rows import AuditRow
 from tunewright.data.column import Column
-from tunewright.data.groups import Groups, Indices, Unions, equal_rows, first_equal, most_frequent
+from tunewright.data.groups import Groups, Rows, Unions, equal_rows, first_equal, is_first, most_frequent
 from tunewright.data.near import BANDS, Shingles, alike, shingles_of_text
 from tunewright.data.spool import Spool
 
 COMPARED_IN_A_BAND = 32
-SHINGLES_KEPT = 20_000
+SHINGLES_KEPT = 8_000
 
 
 def band_name(band: int) -> str:
@@ -75,13 +75,15 @@ class Corpus:
 
     @cached_property
     def _clusters(self) -> Groups:
-        groups = Unions(self.first_equal("prompt"))
+        same = self.first_equal("prompt")
+        different = is_first(same)
+        groups = Unions(same)
         for band in range(BANDS):
-            for rows in equal_rows(self._spool.path(band_name(band))):
+            for rows in equal_rows(self._spool.path(band_name(band)), different):
                 self._join_alike(groups, rows)
         return groups.roots()
 
-    def _join_alike(self, groups: Unions, rows: Indices) -> None:
+    def _join_alike(self, groups: Unions, rows: Rows) -> None:
         """Join what is alike among the rows of one bucket.
 
         Where a bucket holds many groups, each is compared with the first `COMPARED_IN_A_BAND` only, so that the time

@@ -1,11 +1,12 @@
 """Equal values in a column that is too long to sort in memory, and groups that grow together.
 
-A column is a file of uint64, one value for each row in order; 0 means that the row has none. At any time only a part of
-it is held: rows whose values have the same first bits, about a million of them. Rows are numbered from 0, in 32 bits:
-what is held of every row has four bytes, so that ten million rows take 40 MB of it.
+A column is a file of uint64, one value for each row in order; 0 means that the row has none. It is read once for each
+range of values, so that about a million different ones are held at any time. Rows are numbered from 0, in 32 bits: what
+is held of every row has four bytes, so that ten million rows take 40 MB of it.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ LARGEST = 2**64 - 1
 MOST_ROWS = 2**31 - 1
 
 Indices = NDArray[np.int64]
+Rows = NDArray[np.int32]
 Groups = NDArray[np.int32]
 """For each row the first row of its group, by which the group is named."""
 Values = NDArray[np.uint64]
@@ -31,54 +33,89 @@ def read_values(path: Path) -> Iterator[tuple[int, Values]]:
             start += len(values)
 
 
-def parts_of(path: Path) -> Iterator[tuple[Indices, Values]]:
-    """Rows that have a value, in order, in parts of about `ROWS_AT_A_TIME`; equal values are always in one part."""
-    rows = path.stat().st_size // 8
-    parts = max(1, -(-rows // ROWS_AT_A_TIME))
-    width = np.uint64(LARGEST // parts)
-    for part in range(parts):
-        indices, values = [], []
-        for start, piece in read_values(path):
-            chosen = np.flatnonzero((piece != 0) & (np.minimum(piece // width, parts - 1) == part))
-            indices.append(chosen + start)
-            values.append(piece[chosen])
-        yield np.concatenate(indices or [np.zeros(0, np.int64)]), np.concatenate(values or [np.zeros(0, np.uint64)])
+def ranges(rows: int) -> list[tuple[np.uint64, np.uint64]]:
+    """The values from 1 on in ranges, first and last, each of which holds about `ROWS_AT_A_TIME` different ones."""
+    count = max(1, -(-rows // ROWS_AT_A_TIME))
+    edges = [number * (LARGEST // count) for number in range(count)] + [LARGEST]
+    return [(np.uint64(low + 1), np.uint64(high)) for low, high in pairwise(edges)]
 
 
-def runs_of(values: Values) -> tuple[Indices, Indices]:
-    """The order that sorts `values`, equal ones staying in order, and where each run of equal values begins in it."""
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
-    return order, np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])[: len(ordered)])
+class FirstRows:
+    """The first row of each value so far: values [V], sorted, and rows, int32 [V]."""
+
+    def __init__(self) -> None:
+        self._values, self._rows = np.zeros(0, np.uint64), np.zeros(0, np.int32)
+
+    def of(self, values: Values, rows: Rows) -> Rows:
+        """The first row that had each of the values, which follow those that were seen; int32."""
+        different, places, numbers = np.unique(values, return_index=True, return_inverse=True)
+        firsts = rows[places]
+        at = np.searchsorted(self._values, different)
+        known = np.flatnonzero(at < len(self._values))
+        known = known[self._values[at[known]] == different[known]]
+        firsts[known] = self._rows[at[known]]
+        new = np.ones(len(different), dtype=np.bool_)
+        new[known] = False
+        self._values = np.insert(self._values, at[new], different[new])
+        self._rows = np.insert(self._rows, at[new], firsts[new])
+        return firsts[numbers]
 
 
 def first_equal(path: Path) -> Groups:
-    """For each row the first row with the same value, int32 [N]; a row without a value is alone."""
+    """For each row the first row with the same value, int32 [N]; a row without a value is alone.
+
+    Memory is bounded by the different values of a range, however often one of them comes.
+    """
     first = np.arange(path.stat().st_size // 8, dtype=np.int32)
-    for indices, values in parts_of(path):
-        order, starts = runs_of(values)
-        lengths = np.diff(np.append(starts, len(order)))
-        first[indices[order]] = np.repeat(indices[order[starts]], lengths)
+    for low, high in ranges(len(first)):
+        seen = FirstRows()
+        for start, values in read_values(path):
+            rows = np.flatnonzero((values >= low) & (values <= high))
+            first[rows + start] = seen.of(values[rows], (rows + start).astype(np.int32))
     return first
+
+
+def is_first(groups: Groups) -> NDArray[np.bool_]:
+    """Which rows are the first of their group, bool [N]."""
+    mask = np.empty(len(groups), dtype=np.bool_)
+    for piece in pieces(len(groups)):
+        mask[piece] = groups[piece] == np.arange(piece.start, piece.stop)
+    return mask
 
 
 def most_frequent(path: Path) -> tuple[int, int]:
     """The value that most rows have and how many have it, the smallest of several; (0, 0) if no row has any."""
-    best = (0, 0)
-    for _, values in parts_of(path):
-        found, counts = np.unique(values, return_counts=True)
-        if len(found) and counts.max() > best[1]:
-            best = int(found[counts.argmax()]), int(counts.max())
-    return best
+    sizes = group_sizes(first_equal(path))
+    most, best = 0, 0
+    for start, values in read_values(path):
+        counts = np.where(values == 0, 0, sizes[start : start + len(values)])
+        count = int(counts.max())
+        if count and count >= most:
+            value = int(values[counts == count].min())
+            most, best = count, value if count > most else min(value, best)
+    return best, most
 
 
-def equal_rows(path: Path) -> Iterator[Indices]:
-    """The rows of every value that several rows have, ascending."""
-    for indices, values in parts_of(path):
-        order, starts = runs_of(values)
-        ends = np.append(starts, len(order))[1:]
+def equal_rows(path: Path, among: NDArray[np.bool_]) -> Iterator[Rows]:
+    """The rows of every value that several of the marked rows have, ascending."""
+    for low, high in ranges(len(among)):
+        rows, values = _rows_between(path, low, high, among)
+        order = np.argsort(values, kind="stable")
+        values = values[order]
+        starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])[: len(values)])
+        ends = np.append(starts, len(values))[1:]
         for number in np.flatnonzero(ends - starts > 1):
-            yield indices[order[starts[number] : ends[number]]]
+            yield rows[order[starts[number] : ends[number]]]
+
+
+def _rows_between(path: Path, low: np.uint64, high: np.uint64, among: NDArray[np.bool_]) -> tuple[Rows, Values]:
+    """The marked rows with values from `low` to `high`, and their values."""
+    found, parts = [np.zeros(0, np.int32)], [np.zeros(0, np.uint64)]
+    for start, values in read_values(path):
+        rows = np.flatnonzero((values >= low) & (values <= high) & among[start : start + len(values)])
+        found.append((rows + start).astype(np.int32))
+        parts.append(values[rows])
+    return np.concatenate(found), np.concatenate(parts)
 
 
 def pieces(size: int) -> Iterator[slice]:

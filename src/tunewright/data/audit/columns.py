@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from tunewright.data.audit.findings import EXAMPLES_KEPT, Example, Offenders
 from tunewright.data.audit.rows import AuditRow
-from tunewright.data.groups import Groups, Indices, pieces
+from tunewright.data.groups import Groups, Indices, is_first, pieces
 
 LABEL_CHARACTERS = 40
 LABELS_SHARE = 0.95
@@ -46,14 +46,6 @@ def where(values: Values, test: Callable[[NDArray[Any]], Mask]) -> Mask:
     return mask
 
 
-def repeats(groups: Groups) -> Mask:
-    """Which rows are not the first of their group, bool [N]."""
-    mask = np.empty(len(groups), dtype=np.bool_)
-    for piece in pieces(len(groups)):
-        mask[piece] = groups[piece] != np.arange(piece.start, piece.stop)
-    return mask
-
-
 def first_rows(mask: Mask, count: int = EXAMPLES_KEPT) -> list[int]:
     """The first rows that a mask marks."""
     rows: list[int] = []
@@ -73,9 +65,9 @@ def offenders(corpus: Corpus, mask: Mask, excerpt: Callable[[int], str]) -> Offe
 def groups_with_differences(groups: Groups, values: Values) -> Mask:
     """Which groups have rows with different values, bool [N], marked at the first row, by which a group is named."""
     mixed = np.zeros(len(groups), dtype=np.bool_)
-    repeated = repeats(groups)
+    first = is_first(groups)
     for piece in pieces(len(groups)):
-        others = np.flatnonzero(repeated[piece])
+        others = np.flatnonzero(~first[piece])
         heads = groups[piece][others]
         mixed[heads[values[piece][others] != values[heads]]] = True
     return mixed
@@ -105,11 +97,12 @@ def find_first(values: Values, wanted: NDArray[Any], among: Mask) -> Indices:
     order = np.argsort(wanted, kind="stable")
     ordered = wanted[order]
     for piece in pieces(len(values)):
-        rows = np.flatnonzero(among[piece])[::-1] + piece.start
-        places = np.searchsorted(ordered, values[rows])
+        rows = np.flatnonzero(among[piece])[::-1]
+        own = values[piece][rows]
+        places = np.searchsorted(ordered, own)
         places[places == len(ordered)] = 0
-        hits = ordered[places] == values[rows] if len(ordered) else np.zeros(len(rows), np.bool_)
-        _keep_first(found, order, places[hits], rows[hits])
+        hits = ordered[places] == own if len(ordered) else np.zeros(len(rows), np.bool_)
+        _keep_first(found, order, places[hits], rows[hits] + piece.start)
     return _spread(found, wanted, order)
 
 
@@ -137,7 +130,7 @@ def smallest_rows(values: Values, salt: np.uint64, count: int) -> list[int]:
 
 def distinct(corpus: Corpus, column: str) -> int:
     """How many different values the rows have."""
-    return corpus.size - int(np.count_nonzero(repeats(corpus.first_equal(column))))
+    return int(np.count_nonzero(is_first(corpus.first_equal(column))))
 
 
 def labels(corpus: Corpus) -> int:

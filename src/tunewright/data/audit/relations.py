@@ -16,7 +16,6 @@ from tunewright.data.audit.columns import (
     labels,
     members,
     offenders,
-    repeats,
     where,
 )
 from tunewright.data.audit.findings import (
@@ -28,7 +27,7 @@ from tunewright.data.audit.findings import (
     excerpt,
     finding_of,
 )
-from tunewright.data.groups import Indices, pieces
+from tunewright.data.groups import Indices, is_first, pieces
 from tunewright.evidence import Evidence, Verdict
 from tunewright.recipe import DataKeys
 
@@ -42,7 +41,7 @@ CONTEXT_CHARACTERS = 20
 def check_duplicate_rows(corpus: Corpus, config: DataKeys) -> Finding:
     """Rows whose whole conversation stood before."""
     first = corpus.first_equal("messages")
-    repeated = repeats(first)
+    repeated = ~is_first(first)
     return finding_of(
         "duplicate_rows",
         offenders(corpus, repeated, lambda row: f"the same as {corpus.id(int(first[row]))}"),
