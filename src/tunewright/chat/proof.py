@@ -34,6 +34,7 @@ class Proof:
         parts: how many parts of messages were found in their places.
         variables: what the template was told beside the messages, in training and at inference.
         notes: what the template does to the messages that loses nothing for the answer, in sentences.
+        is_plain: whether the template was told nothing else and was given the messages in their plain form.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -43,6 +44,7 @@ class Proof:
     parts: int
     variables: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    is_plain: bool = True
 
     def as_json(self) -> dict[str, Any]:
         claims = {claim: {"verdict": "proven", "reason": reason} for claim, reason in self._reasons().items()}

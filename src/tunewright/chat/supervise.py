@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tunewright.chat.contents import notes_on_marks, validate_contents
 from tunewright.chat.conversation import Conversation, Message
 from tunewright.chat.encoding import EncodedText, Encoder
-from tunewright.chat.forms import Form, forms_for
+from tunewright.chat.forms import PLAIN, Form, forms_for
 from tunewright.chat.frame import Frame, Setting, frame_of
 from tunewright.chat.places import TokenPlaces
 from tunewright.chat.proof import TEMPLATE_REFUSES, Proof, UnprovenError
@@ -270,6 +270,7 @@ class Supervisor:
             len(layout.parts),
             variables,
             (*told, *setting.form.notes, *layout.notes, *marks, *(note for span in spans for note in span.notes)),
+            not variables and setting.form == PLAIN,
         )
 
 

@@ -18,6 +18,7 @@ from tunewright.errors import RenderError
 from tunewright.models.base import load_tokenizer, stop_token_ids
 from tunewright.parallel import Workers, processes_for
 from tunewright.render.outcomes import OnLongRow, Outcome, fit, refused
+from tunewright.render.sent import validate_sent
 from tunewright.render.tally import Tally
 
 # What a process costs at its start, loading transformers, against what it saves.
@@ -109,6 +110,7 @@ def render_line(
     conversation = conversation_from_line(line)
     try:
         rows = supervisor.rows(conversation)
+        validate_sent(conversation, rows)
     except RenderError as error:
         return [], refused(conversation, error)
     tally.measure(conversation, rows, limit)
