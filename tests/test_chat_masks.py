@@ -198,6 +198,17 @@ def test_a_content_that_is_written_as_json_is_noted(asked: Any) -> None:
     assert "writes the content of message 0 as JSON text" in notes_of(chat.row(Message("user", 'a "b"'), ANSWER))
 
 
+def test_a_system_prompt_that_is_folded_into_the_question_is_noted(asked: Any) -> None:
+    source = (
+        "{% set s = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}"
+        "{% for m in messages if m.role != 'system' %}{% set c = (s if loop.first else '') + m.content %}"
+        "{{ '<|im_start|>' + m.role + '\n' + c + '<|im_end|>\n' }}{% endfor %}" + PROMPT
+    )
+    system = Message("system", "Kurz.")
+    assert "folds the system prompt into the first user's turn" in notes_of(asked(source).row(system, HELLO, ANSWER))
+    assert "folds" not in notes_of(asked(PLAIN).row(system, HELLO, ANSWER))
+
+
 # What is lost or changed
 
 

@@ -12,12 +12,35 @@ from typing import Any
 from tunewright.chat.conversation import Message
 from tunewright.chat.frame import Setting
 from tunewright.chat.proof import UnprovenError
+from tunewright.chat.skeleton import Skeleton, skeleton_of
 from tunewright.chat.slots import Marked
 from tunewright.errors import RenderError
 
 
-def shown_notes(setting: Setting, marked: Marked) -> list[str]:
-    return [*notes_on_names(setting, marked.messages), *notes_on_tools(setting, marked.messages)]
+def shown_notes(setting: Setting, marked: Marked, skeleton: Skeleton) -> list[str]:
+    messages = marked.messages
+    return [
+        *notes_on_system(setting, marked, skeleton),
+        *notes_on_names(setting, messages),
+        *notes_on_tools(setting, messages),
+    ]
+
+
+def notes_on_system(setting: Setting, marked: Marked, skeleton: Skeleton) -> list[str]:
+    """Whether the system prompt stands within a user's turn: behind what opens that turn where there is none."""
+    first, *rest = marked.messages
+    if first.role != "system" or not marked.slots or marked.slots[0].message != 0 or not rest:
+        return []
+    place = skeleton.order.index(0)
+    if place > 0:
+        return ["the template moves the system prompt behind earlier messages"]
+    try:
+        opening = skeleton_of(setting.render(rest)).pieces[0]
+    except RenderError:
+        return []
+    if opening.strip() and skeleton.pieces[0].startswith(opening):
+        return ["the template folds the system prompt into the first user's turn"]
+    return []
 
 
 def notes_on_names(setting: Setting, messages: tuple[Message, ...]) -> list[str]:

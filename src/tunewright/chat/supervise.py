@@ -201,7 +201,9 @@ class Supervisor:
             self._frames.clear()
         try:
             frame = frame_of(setting, marked, *key[-2:])
-            self._frames[key] = frame = replace(frame, notes=(*frame.notes, *shown_notes(setting, marked)))
+            self._frames[key] = frame = replace(
+                frame, notes=(*frame.notes, *shown_notes(setting, marked, frame.skeleton))
+            )
         except UnprovenError as refusal:
             self._frames[key] = refusal
             raise
