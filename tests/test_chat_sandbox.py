@@ -156,7 +156,7 @@ BOMBS = {
             "{% macro m(x) %}{{ m(x + 1) }}{% endmacro %}{{ m(1) }}",
             "{% macro m(n) %}{{ m(n - 1) }}{{ m(n - 1) }}{% endmacro %}{{ m(200) }}",
             "{% for i in [1] recursive %}{{ loop([1]) }}{% endfor %}",
-            "{% set ns = namespace(x=[1]) %}{% for i in range(5000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
+            "{% set ns = namespace(x=[1]) %}{% for i in range(50000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
         ],
         CALLS,
     ),
