@@ -8,6 +8,7 @@ import pytest
 
 from data_rows import good_pairs, pair, write_rows
 from test_cli import message_of, tunewright
+from tunewright.data.read import read_all_blocks
 from tunewright.masks import work
 from tunewright.masks.request import job_for
 from tunewright.masks.show import LEARNED, LEARNED_SPECIAL, PLAIN, SPECIAL, row_text
@@ -54,7 +55,7 @@ def test_what_is_learned_is_the_answer_and_its_end_of_turn(printed: list[dict[st
 def test_several_processes_give_the_same_lines(rows: Path, tiny_base: Path) -> None:
     job = job_for(recipe_for([str(rows)], {}), tiny_base, None)
     with Workers(0, work.start, (job,), work.PRELOAD) as alone, Workers(2, work.start, (job,), work.PRELOAD) as two:
-        blocks = list(work.blocks_of(job.sources)) * 3
+        blocks = list(read_all_blocks(job.sources)) * 3
         assert list(two.map(work.prove_block, blocks)) == list(alone.map(work.prove_block, blocks))
 
 

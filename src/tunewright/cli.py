@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tunewright.commands import State, kept_run, listening, report_evidence, run_until
+from tunewright.commands import State, kept_run, listening, overrides_of, report_evidence, run_until
 from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError, environment_error
 
 app = typer.Typer(
@@ -108,14 +108,12 @@ def check(
     from tunewright.check.look import look, save_ledger
     from tunewright.check.output import validate_output
     from tunewright.check.show import print_outcome
-    from tunewright.recipe import parse_override
     from tunewright.targets import recipe_for
     from tunewright.terminal import print_json
 
     State.as_json = as_json
-    given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
-    overrides = {"on_bad_row": "reject", **dict(parse_override(text) for text in override or [])}
-    recipe = recipe_for(data, overrides | {key: value for key, value in given.items() if value})
+    overrides = overrides_of(override, model=model, accept=accept, on_bad_row=on_bad_row)
+    recipe = recipe_for(data, {"on_bad_row": "reject", **overrides})
     for option, path in (("--html", html), ("--ledger", ledger)):
         if path is not None:
             validate_output(path, option, recipe)
@@ -163,13 +161,11 @@ def render(
         return
     from tunewright.masks.request import job_for
     from tunewright.masks.show import print_masks
-    from tunewright.recipe import parse_override
 
     State.as_json = as_json
     if model is not None and tokenizer is not None:
         raise UsageError("tunewright render", "--model and --tokenizer were given", "one of them")
-    overrides = dict(parse_override(text) for text in override or [])
-    recipe = recipe_for(data, overrides | ({"model": model} if model else {}))
+    recipe = recipe_for(data, overrides_of(override, model=model))
     print_masks(job_for(recipe, tokenizer, template), rows, as_json)
 
 

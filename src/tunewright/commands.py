@@ -35,21 +35,24 @@ def run_until(
 ) -> None:
     """Run the pipeline up to `stage` and print what came of it; `looks_only` leaves no run behind where none was."""
     from tunewright.pipeline import run_pipeline
-    from tunewright.recipe import parse_override
     from tunewright.targets import recipe_for, run_path
     from tunewright.terminal import print_outcome
 
     State.as_json = as_json
-    overrides = dict(parse_override(text) for text in override or [])
-    given = {"model": model, "accept": accept, "on_bad_row": on_bad_row}
-    overrides |= {key: value for key, value in given.items() if value}
-    recipe = recipe_for([target], overrides)
+    recipe = recipe_for([target], overrides_of(override, model=model, accept=accept, on_bad_row=on_bad_row))
     with run_directory(run_dir, run_path(target, recipe), looks_only) as run:
         if again:
             run.manifest_path(stage).unlink(missing_ok=True)
         with listening(as_json, run) as listener:
             manifests = run_pipeline(recipe, run, listener, until=stage)
         print_outcome(run, stage, manifests, as_json)
+
+
+def overrides_of(override: list[str] | None, **given: Any) -> dict[str, Any]:
+    """Recipe keys from the command line: those of `-o`, and over them the options that were given."""
+    from tunewright.recipe import parse_override
+
+    return dict(parse_override(text) for text in override or []) | {key: value for key, value in given.items() if value}
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from tunewright.data.audit.run import Tally, audit, merge, validate_levels
 from tunewright.data.corpus import Corpus
 from tunewright.data.ledger import Totals, validate_balance, validate_rows, validate_rows_left, write_ledger
 from tunewright.data.prompts import index_prompts
-from tunewright.data.read import Block, Source, plan_sources, read_blocks
+from tunewright.data.read import Source, plan_sources, read_all_blocks
 from tunewright.data.split import check_held_out_rows, split
 from tunewright.data.spool import Spool
 from tunewright.data.work import account_block, open_workers
@@ -101,7 +101,7 @@ def account_for_all(sources: Sequence[Source], spool: Spool, workers: Workers, e
     sizes = [source.path.stat().st_size for source in sources]
     progress = events.progress("bytes", sum(sizes))
     totals, tally = Totals(), merge(())
-    for block in workers.map(account_block, blocks_of(sources)):
+    for block in workers.map(account_block, read_all_blocks(sources)):
         spool.append(block.ledger, block.conversations, block.columns)
         totals.merge(block.totals)
         tally = merge((tally, block.tally))
@@ -109,11 +109,6 @@ def account_for_all(sources: Sequence[Source], spool: Spool, workers: Workers, e
     progress.reach(sum(sizes))
     spool.flush()
     return totals, tally
-
-
-def blocks_of(sources: Sequence[Source]) -> Iterator[Block]:
-    for number, source in enumerate(sources):
-        yield from read_blocks(source, number)
 
 
 def facts_of(totals: Totals, corpus: Corpus, config: DataKeys) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tunewright.chat.stops import end_of_turn_ids
 from tunewright.chat.supervise import Supervisor
 from tunewright.chat.template import chat_template_of
 from tunewright.data.account import account_for
-from tunewright.data.read import Block, Source, read_blocks, rows_of
+from tunewright.data.read import Block, Source, read_all_blocks, rows_of
 from tunewright.models.base import generation_stop_ids, load_tokenizer
 from tunewright.parallel import Workers, processes_for
 from tunewright.recipe import DataKeys
@@ -70,12 +70,7 @@ def proven_lines(job: Job) -> Iterator[bytes]:
     if processes:
         open_supervisor(job)  # What is wrong with the tokenizer is said once, and before any process starts.
     with Workers(processes, start, (job,), PRELOAD) as workers:
-        yield from workers.map(prove_block, blocks_of(job.sources))
-
-
-def blocks_of(sources: tuple[Source, ...]) -> Iterator[Block]:
-    for number, source in enumerate(sources):
-        yield from read_blocks(source, number)
+        yield from workers.map(prove_block, read_all_blocks(job.sources))
 
 
 def prove_block(block: Block) -> bytes:

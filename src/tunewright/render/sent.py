@@ -6,11 +6,22 @@ engines that are sent plain messages of text.
 """
 
 from tunewright.chat.conversation import Conversation
-from tunewright.chat.supervise import SupervisedRow
+from tunewright.chat.supervise import SupervisedRow, Supervisor
 from tunewright.errors import RenderError
 
 MEND = "Leave the row out."
 MEND_REASONING = "Set `reasoning: strip`, or leave the row out."
+
+
+def rows_to_train(conversation: Conversation, supervisor: Supervisor) -> list[SupervisedRow]:
+    """The proven rows of a conversation whose prompts are sent as they were trained.
+
+    Raises:
+        RenderError: there is no proof, or a prompt holds more than plain messages of text.
+    """
+    rows = supervisor.rows(conversation)
+    validate_sent(conversation, rows)
+    return rows
 
 
 def validate_sent(conversation: Conversation, rows: list[SupervisedRow]) -> None:

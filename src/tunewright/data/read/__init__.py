@@ -4,7 +4,7 @@ The main process cuts files into blocks (`read_blocks`), worker processes turn b
 """
 
 from tunewright.data.read.blocks import LIMITS, UNPARSED, Block, Limits, Record, records_of
-from tunewright.data.read.files import read_blocks
+from tunewright.data.read.files import read_all_blocks, read_blocks
 from tunewright.data.read.rows import Row, read_rows, rows_of
 from tunewright.data.read.sources import Source, plan_sources
 
@@ -17,6 +17,7 @@ __all__ = [
     "Row",
     "Source",
     "plan_sources",
+    "read_all_blocks",
     "read_blocks",
     "read_rows",
     "records_of",

@@ -6,7 +6,7 @@ is that row's; only where rows can no longer be told apart is the file refused.
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tunewright.data.faults import Repair
@@ -47,6 +47,12 @@ def read_blocks(source: Source, index: int, limits: Limits = LIMITS) -> Iterator
         raise DataError(str(source.path), f"cannot be read ({error.strerror or error})") from None
     if not count:
         raise DataError(str(source.path), "the file has no rows", mend="Name a file with rows.")
+
+
+def read_all_blocks(sources: Sequence[Source]) -> Iterator[Block]:
+    """The rows of every file, file by file; see `read_blocks`."""
+    for number, source in enumerate(sources):
+        yield from read_blocks(source, number)
 
 
 def _read(path: Path, index: int, limits: Limits) -> Iterator[Block]:
