@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from battery_chats import CALL, TOOLS
 from tiny_model import CHAT_TEMPLATE
 from tunewright.chat.conversation import Conversation, Message, ToolCall
+from tunewright.chat.prompt import Prompt
 from tunewright.chat.stops import end_of_turn_ids
 from tunewright.chat.supervise import SupervisedRow, Supervisor
 from tunewright.chat.template import ChatTemplate
@@ -159,9 +160,9 @@ OPENED = PLAIN.replace(PROMPT, "") + (
 def test_the_variable_under_which_prompt_and_text_agree_is_found_and_named(asked: Any) -> None:
     chat = asked(OPENED)
     row = chat.row(HELLO, ANSWER)
-    assert row.proof.variables == {"enable_thinking": False}
+    assert row.proof.variables == (("enable_thinking", False),)
     assert chat.learned(row) == "Guten Tag!<|im_end|>"
-    prompt = chat.supervisor.prompt_ids([HELLO], variables=row.proof.variables)
+    prompt = chat.supervisor.prompt_ids(Prompt((HELLO,), variables=row.proof.variables))
     assert row.ids[: row.last_prompt_length].tolist() == prompt
 
 
@@ -351,5 +352,5 @@ def test_the_ids_before_a_span_are_those_that_inference_sends(
         row = chat.row(Message("user", user), Message("assistant", answer))
     except RenderError:
         return
-    assert row.ids[: row.last_prompt_length].tolist() == chat.supervisor.prompt_ids([Message("user", user)])
+    assert row.ids[: row.last_prompt_length].tolist() == chat.supervisor.prompt_ids(Prompt((Message("user", user),)))
     assert chat.learned(row).removesuffix("<|im_end|>").strip() == answer.strip()

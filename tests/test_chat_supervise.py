@@ -13,6 +13,7 @@ from battery_chats import supervisor_of
 from tiny_model import CHAT_TEMPLATE
 from tunewright.chat.conversation import Conversation, Message, ToolCall
 from tunewright.chat.encoding import Encoder
+from tunewright.chat.prompt import Prompt
 from tunewright.chat.supervise import SupervisedRow, Supervisor
 from tunewright.chat.template import ChatTemplate, chat_template_of
 from tunewright.errors import RenderError
@@ -62,7 +63,7 @@ def test_the_answer_and_its_end_of_turn_are_supervised_and_nothing_else(supervis
 
 def test_the_prompt_ids_of_training_are_those_of_inference(supervisor: Supervisor) -> None:
     (row,) = supervisor.rows(conversation(("system", "Be brief."), ("user", "Hallo"), ("assistant", "Tag")))
-    prompt = supervisor.prompt_ids([Message("system", "Be brief."), Message("user", "Hallo")])
+    prompt = supervisor.prompt_ids(Prompt((Message("system", "Be brief."), Message("user", "Hallo"))))
     assert row.ids[: row.last_prompt_length].tolist() == prompt
     assert not row.mask[: row.last_prompt_length].any()
     assert row.mask[row.last_prompt_length]

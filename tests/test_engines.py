@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tunewright.chat.conversation import Message
+from tunewright.chat.prompt import Prompt
 from tunewright.engines.canaries import canary_from_json, compare_with_canaries, kl_divergence
 from tunewright.engines.hf import HFEngine, open_hf_engine
 from tunewright.engines.interface import TopLogprobs
@@ -15,7 +16,6 @@ from tunewright.engines.llama_cpp import LlamaCppEngine
 
 SYSTEM = "You are a careful clerk who answers with one word and nothing else, and does so in order."
 QUESTIONS = ("Where is the hammer?", "Who?", "Do we need two old tents and the stone in the shed?", "No?")
-Conversations = list[list[Message]]
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,12 @@ def llama_cpp(finished_run: Path) -> Iterator[LlamaCppEngine]:
 
 
 @pytest.fixture
-def conversations() -> Conversations:
-    return [[Message("system", SYSTEM), Message("user", question)] for question in QUESTIONS]
+def asked() -> list[Prompt]:
+    return [Prompt((Message("system", SYSTEM), Message("user", question))) for question in QUESTIONS]
 
 
-def test_greedy_answers_of_a_batch_are_those_of_single_prompts(engine: HFEngine, conversations: Conversations) -> None:
-    prompts = [engine.prompt_ids(messages) for messages in conversations]
+def test_greedy_answers_of_a_batch_are_those_of_single_prompts(engine: HFEngine, asked: list[Prompt]) -> None:
+    prompts = [engine.prompt_ids(prompt) for prompt in asked]
     engine.batch_size = 1
     single = engine.greedy(prompts, 10)
     engine.batch_size = 4
@@ -44,9 +44,9 @@ def test_greedy_answers_of_a_batch_are_those_of_single_prompts(engine: HFEngine,
 
 
 def test_a_batch_computes_the_prefix_that_its_prompts_share_once(
-    engine: HFEngine, conversations: Conversations
+    engine: HFEngine, asked: list[Prompt]
 ) -> None:
-    prompts = [engine.prompt_ids(messages) for messages in conversations]
+    prompts = [engine.prompt_ids(prompt) for prompt in asked]
     shared = engine._shared_prefix(prompts)
     assert shared >= 16
     assert len({tuple(prompt[:shared]) for prompt in prompts}) == 1
@@ -54,8 +54,8 @@ def test_a_batch_computes_the_prefix_that_its_prompts_share_once(
     assert engine._shared_prefix(prompts[:1]) == 0
 
 
-def test_scores_are_log_probabilities_of_the_whole_vocabulary(engine: HFEngine, conversations: Conversations) -> None:
-    prompt = engine.prompt_ids(conversations[0])
+def test_scores_are_log_probabilities_of_the_whole_vocabulary(engine: HFEngine, asked: list[Prompt]) -> None:
+    prompt = engine.prompt_ids(asked[0])
     (answer,) = engine.greedy([prompt], 4)
     scored = engine.score(prompt, answer, 300)
     assert [position.ids[0] for position in scored] == answer
@@ -63,16 +63,16 @@ def test_scores_are_log_probabilities_of_the_whole_vocabulary(engine: HFEngine, 
 
 
 def test_llama_cpp_renders_and_tokenizes_the_same_prompt(
-    engine: HFEngine, llama_cpp: LlamaCppEngine, conversations: Conversations
+    engine: HFEngine, llama_cpp: LlamaCppEngine, asked: list[Prompt]
 ) -> None:
-    for messages in [*conversations, [Message("user", "without a system prompt")]]:
-        assert llama_cpp.prompt_ids(messages) == engine.prompt_ids(messages)
+    for prompt in [*asked, Prompt((Message("user", "without a system prompt"),))]:
+        assert llama_cpp.prompt_ids(prompt) == engine.prompt_ids(prompt)
 
 
 def test_llama_cpp_scores_like_hugging_face(
-    engine: HFEngine, llama_cpp: LlamaCppEngine, conversations: Conversations
+    engine: HFEngine, llama_cpp: LlamaCppEngine, asked: list[Prompt]
 ) -> None:
-    prompt = engine.prompt_ids(conversations[0])
+    prompt = engine.prompt_ids(asked[0])
     (answer,) = engine.greedy([prompt], 6)
     pairs = zip(engine.score(prompt, answer, 32), llama_cpp.score(prompt, answer, 128), strict=True)
     assert max(kl_divergence(ours, theirs) for ours, theirs in pairs) < 0.01

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tiny_model import write_tiny_base
+from tiny_model import CHAT_TEMPLATE, write_tiny_base
 from tunewright.artifacts import RunDirectory, StageResult, read_json, write_json
 from tunewright.chat.conversation import Conversation, Message
 from tunewright.chat.files import write_conversations
+from tunewright.chat.prompt import Prompt
 from tunewright.chat.rows import TokenRow, write_rows
 from tunewright.chat.supervise import SupervisedRow
 from tunewright.engines.interface import TopLogprobs
 from tunewright.errors import EngineError
 from tunewright.evaluate import stage
 from tunewright.evaluate.answers import AnswerLimits
+from tunewright.evaluate.questions import Question
 from tunewright.events import Events
 from tunewright.evidence import Evidence
 from tunewright.models.base import find_base
@@ -38,8 +40,8 @@ class ScriptedEngine:
         self.name = name
         self.answers = answers
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        return list(messages[-1].text.encode())
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        return list(prompt.messages[-1].text.encode())
 
     def score(self, prompt_ids: Sequence[int], answer_ids: Sequence[int], top_k: int) -> list[TopLogprobs]:
         raise NotImplementedError
@@ -63,6 +65,10 @@ def conversation(index: int, target: str | None = None) -> Conversation:
     answer = target_of(index) if target is None else target
     messages = (Message("system", "Sort the mail."), Message("user", f"mail {index}"), Message("assistant", answer))
     return Conversation(f"rows.jsonl:{index + 1}", messages)
+
+
+def questions(rows: list[Conversation]) -> list[Question]:
+    return [Question(row.id, Prompt(row.prompt), row.target) for row in rows]
 
 
 def token_row(row: Conversation) -> SupervisedRow:
@@ -96,7 +102,7 @@ def evaluate(
     engines = {label: partial(ScriptedEngine, label, table) for label, table in tables.items()}
     limits = AnswerLimits(max_new_tokens, frozenset({STOP}), batch_size=3)
     config = EvaluateKeys(max_new_tokens=max_new_tokens)
-    result = stage.evaluate(config, run, held_out, limits, 0, engines, path / "out", Events())
+    result = stage.evaluate(config, run, questions(held_out), limits, 0, engines, path / "out", Events())
     assert ScriptedEngine.open_now == 0
     return result, read_json(path / "out" / "evaluate" / "results.json")
 
@@ -224,7 +230,7 @@ def test_engine_that_fails_is_closed(tmp_path: Path) -> None:
     limits = AnswerLimits(10, frozenset({STOP}), 4)
     engines = {"base": partial(FailingEngine, "base", RIGHT)}
     with pytest.raises(EngineError):
-        stage.evaluate(EvaluateKeys(), run, HELD_OUT, limits, 0, engines, tmp_path / "out", Events())
+        stage.evaluate(EvaluateKeys(), run, questions(HELD_OUT), limits, 0, engines, tmp_path / "out", Events())
     assert ScriptedEngine.open_now == 0
 
 
@@ -233,7 +239,7 @@ def test_progress_counts_the_answers_of_all_engines(tmp_path: Path) -> None:
     run = write_run(tmp_path, TRAIN, HELD_OUT)
     engines = {label: partial(ScriptedEngine, label, RIGHT) for label in ("base", "merged")}
     limits = AnswerLimits(10, frozenset({STOP}), 7)
-    stage.evaluate(EvaluateKeys(), run, HELD_OUT, limits, 0, engines, tmp_path / "out", Events(None, (seen.append,)))
+    stage.evaluate(EvaluateKeys(), run, questions(HELD_OUT), limits, 0, engines, tmp_path / "out", Events(None, (seen.append,)))
     assert (seen[-1]["unit"], seen[-1]["done"], seen[-1]["total"]) == ("answers", 40, 40)
 
 
@@ -325,6 +331,7 @@ def test_real_models_answer_the_held_out_rows(tmp_path: Path) -> None:
     rows = HELD_OUT[:3]
     run = write_run(tmp_path / "run", TRAIN, rows)
     write_tiny_base(run / "merged", seed=1)
+    write_json(run / "tokens" / "template.json", {"stop_ids": [STOP], "chat_template": CHAT_TEMPLATE, "special_tokens": {}})
     config = EvaluateKeys(model=str(write_tiny_base(tmp_path / "base")), max_new_tokens=5, evaluate_batch_size=2)
     result = stage.run(config, run, tmp_path / "out", Events())
     written = read_json(tmp_path / "out" / "evaluate" / "results.json")

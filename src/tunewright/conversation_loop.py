@@ -7,6 +7,8 @@ from rich.console import Console
 
 from tunewright.artifacts import RunDirectory
 from tunewright.chat.conversation import Message
+from tunewright.chat.prompt import Prompt
+from tunewright.chat.trained import trained_template
 from tunewright.engines.interface import Engine
 from tunewright.recipe import ModelKeys, read_recipe
 from tunewright.serve import new_api_key, start, stream_answer, what_to_serve
@@ -30,7 +32,7 @@ def talk(run: RunDirectory, gguf_format: str | None, with_base: bool) -> None:
             continue
         messages.append(Message("user", text))
         if base:
-            (answer,) = base.greedy([base.prompt_ids(messages)], ANSWER_TOKENS)
+            (answer,) = base.greedy([base.prompt_ids(Prompt(tuple(messages)))], ANSWER_TOKENS)
             console.print("[dim]base[/dim]")
             write_line(base.decode(answer))
             console.print("[dim]tuned[/dim]")
@@ -48,7 +50,7 @@ def open_base(run: RunDirectory) -> Engine:
     from tunewright.models.base import find_base
 
     recipe = read_recipe(run / "recipe.yaml", {})
-    return open_hf_engine(find_base(recipe.section(ModelKeys)).path, "base")
+    return open_hf_engine(find_base(recipe.section(ModelKeys)).path, "base", template=trained_template(run))
 
 
 def prompt_reader(console: Console) -> Callable[[], str]:

@@ -65,13 +65,13 @@ class Stage:
 BEFORE_REPORT = ("data", "render", "plan", "train", "merge", "export", "verify", "evaluate")
 STAGES = (
     Stage("data", DataKeys, version=2),
-    Stage("render", RenderKeys, needs=("data",), version=2),
+    Stage("render", RenderKeys, needs=("data",), version=3),
     Stage("plan", PlanKeys, needs=("render",)),
-    Stage("train", TrainKeys, needs=("data", "render", "plan")),
-    Stage("merge", MergeKeys, needs=("train",)),
+    Stage("train", TrainKeys, needs=("data", "render", "plan"), version=2),
+    Stage("merge", MergeKeys, needs=("render", "train"), version=2),
     Stage("export", ExportKeys, needs=("render", "merge")),
-    Stage("verify", VerifyKeys, needs=("render", "train", "merge", "export")),
-    Stage("evaluate", EvaluateKeys, needs=("data", "render", "merge", "export")),
+    Stage("verify", VerifyKeys, needs=("render", "train", "merge", "export"), version=2),
+    Stage("evaluate", EvaluateKeys, needs=("data", "render", "merge", "export"), version=2),
     Stage("report", ReportKeys, needs=BEFORE_REPORT, reads_manifests=True),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)

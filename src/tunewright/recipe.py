@@ -83,9 +83,6 @@ class ModelKeys(Section):
     model: str = Field("embedded:smollm2-135m-instruct", description="Base model: `embedded:…`, a directory, a hub id.")
     model_revision: str | None = Field(None, description="Hub revision of the base.")
     trust_remote_code: bool = Field(False, description="Run code that ships with the base. Off unless you know it.")
-    chat_template: str | None = Field(
-        None, description="`chatml`, `llama-2`, `zephyr`, `alpaca` or a file; default: the base's own."
-    )
 
 
 class DataKeys(Section):
@@ -108,6 +105,9 @@ class DataKeys(Section):
 
 
 class RenderKeys(ModelKeys):
+    chat_template: str | None = Field(
+        None, description="`chatml`, `llama-2`, `zephyr`, `alpaca` or a file; default: the base's own."
+    )
     max_length: int | None = Field(None, ge=8, description="Longest row in tokens; default: the longest there is.")
     on_long_row: Literal["stop", "reject", "truncate"] = Field("stop", description="What to do with longer rows.")
 

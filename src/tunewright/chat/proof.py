@@ -11,11 +11,13 @@ A row has a proof only if all six hold; what had to be handled on the way stands
 there is no row, and `UnprovenError` says which and why.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tunewright.chat.conversation import Message
+from tunewright.chat.forms import PLAIN, Form
+from tunewright.chat.variables import Variables
 from tunewright.errors import RenderError
 
 CLAIMS = ("a", "b", "c", "d", "e", "f")
@@ -33,8 +35,8 @@ class Proof:
         bos: how many BOS tokens the row has; None where the tokenizer has none.
         parts: how many parts of messages were found in their places.
         variables: what the template was told beside the messages, in training and at inference.
+        form: in which the template was given the messages.
         notes: what the template does to the messages that loses nothing for the answer, in sentences.
-        is_plain: whether the template was told nothing else and was given the messages in their plain form.
     """
 
     prompt_tokens: tuple[int, ...]
@@ -42,9 +44,9 @@ class Proof:
     stop_tokens: tuple[str, ...]
     bos: int | None
     parts: int
-    variables: Mapping[str, Any] = field(default_factory=dict)
+    variables: Variables = ()
+    form: Form = PLAIN
     notes: tuple[str, ...] = ()
-    is_plain: bool = True
 
     def as_json(self) -> dict[str, Any]:
         claims = {claim: {"verdict": "proven", "reason": reason} for claim, reason in self._reasons().items()}

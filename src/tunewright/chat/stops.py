@@ -1,8 +1,11 @@
-"""The tokens that end a turn as the template writes it, for where no `generation_config.json` says on which to stop.
+"""The tokens that end a turn.
 
-In: a template and its tokenizer. Out: ids of special tokens. A base with a `generation_config` needs none of this: what
+As the template writes it, for where no `generation_config.json` says on which to stop. In: a template and its
+tokenizer. Out: ids of special tokens. A base with a `generation_config` needs none of this: what
 generation stops on is then known, and the proof holds the template against it.
 """
+
+from collections.abc import Collection, Sequence
 
 from tunewright.chat.conversation import Message, ToolCall
 from tunewright.chat.encoding import Encoder
@@ -50,3 +53,11 @@ def rendered(template: ChatTemplate, messages: tuple[Message, ...]) -> str:
         if "Qzx0xzQ" in text and "Qzx1xzQ" in text:
             return text
     return ""
+
+
+def without_stops(ids: Sequence[int], stop_ids: Collection[int]) -> list[int]:
+    """`ids` without the stop tokens at their end."""
+    kept = list(ids)
+    while kept and kept[-1] in stop_ids:
+        kept.pop()
+    return kept

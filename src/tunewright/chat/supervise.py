@@ -11,7 +11,7 @@ assistant's turn, each equal to what inference would see. Where the plain way of
 forms of the messages and other variables are tried in a fixed order (`forms`, `variables`); the proof names them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from tunewright.chat.contents import notes_on_marks, validate_contents
 from tunewright.chat.conversation import Conversation, Message
 from tunewright.chat.encoding import EncodedText, Encoder
-from tunewright.chat.forms import PLAIN, Form, forms_for
+from tunewright.chat.forms import Form, forms_for
 from tunewright.chat.frame import Frame, Setting, frame_of
 from tunewright.chat.places import TokenPlaces
+from tunewright.chat.prompt import Prompt
 from tunewright.chat.proof import TEMPLATE_REFUSES, Proof, UnprovenError
 from tunewright.chat.shown import shown_notes
 from tunewright.chat.slots import Marked, mark
-from tunewright.chat.template import NO_VARIABLES, ChatTemplate
+from tunewright.chat.stops import without_stops
+from tunewright.chat.template import ChatTemplate
 from tunewright.chat.turns import Layout, TextTurn, lay_out
 from tunewright.chat.variables import Variables, settings_of
 from tunewright.errors import RenderError
@@ -126,12 +128,23 @@ class Supervisor:
             for variables in self._variables[1:]:
                 yield Setting(self.template, form, variables, conversation.tools)
 
-    def prompt_ids(
-        self, messages: Sequence[Message], tools: str | None = None, variables: Mapping[str, Any] = NO_VARIABLES
-    ) -> list[int]:
-        """The ids that inference sends for `messages`, ending where the answer begins."""
-        text = self.template.render(messages, add_generation_prompt=True, tools=tools, variables=variables)
-        return list(self.encoder.encode(text).ids)
+    def prompt_of(self, conversation: Conversation) -> Prompt:
+        """What inference is asked for the last turn, in the setting in which that turn's row is proven.
+
+        Raises:
+            RenderError: the row cannot be proven.
+        """
+        prompt = Prompt(conversation.prompt, conversation.tools)
+        proof = self.rows(conversation)[-1].proof
+        return replace(prompt, variables=proof.variables, form=proof.form) if proof else prompt
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The ids that inference sends, ending where the answer begins."""
+        return list(self.encoder.encode(prompt.text(self.template)).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of `ids`, without the stop tokens at its end; other special tokens are written out."""
+        return str(self.tokenizer.decode(without_stops(ids, self.stop_ids), clean_up_tokenization_spaces=False))
 
     def _rows(self, conversation: Conversation, setting: Setting, learned: tuple[int, ...]) -> list[SupervisedRow]:
         """One row, or one for each learned turn if that has no proof."""
@@ -262,17 +275,16 @@ class Supervisor:
         self, setting: Setting, encoded: EncodedText, layout: Layout, spans: Sequence[_Span], marks: list[str]
     ) -> Proof:
         bos = self.tokenizer.bos_token_id
-        variables = dict(setting.variables)
-        told = [f"rendered with {name}={value}" for name, value in variables.items()]
+        told = [f"rendered with {name}={value}" for name, value in setting.variables]
         return Proof(
             tuple(span.prompt for span in spans),
             tuple(span.end - span.first for span in spans),
             tuple(self.tokenizer.convert_ids_to_tokens([encoded.ids[span.stop] for span in spans])),
             None if bos is None else encoded.ids.count(bos),
             len(layout.parts),
-            variables,
+            setting.variables,
+            setting.form,
             (*told, *setting.form.notes, *layout.notes, *marks, *(note for span in spans for note in span.notes)),
-            not variables and setting.form == PLAIN,
         )
 
 

@@ -8,7 +8,7 @@ false before true. Serving has to use the setting that a row was proven with.
 import re
 from typing import Any
 
-from jinja2 import Environment, TemplateError, meta
+from jinja2 import Environment, TemplateError, meta, nodes
 
 from tunewright.chat.conversation import Message
 from tunewright.chat.template import ChatTemplate
@@ -20,6 +20,7 @@ Variables = tuple[tuple[str, Any], ...]
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
 GENERATION_BLOCK = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
 MOST_VARIABLES = 16
+PARSER = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True)
 PROBE = (Message("user", "Qzx0xzQ"),)
 
 
@@ -49,11 +50,16 @@ def probe(template: ChatTemplate, variables: Variables) -> str | None:
 
 def variables_of(template: ChatTemplate) -> list[str]:
     """Names that the template reads and does not set itself, in order."""
-    environment = Environment(extensions=["jinja2.ext.loopcontrols"], autoescape=True)
-    source = GENERATION_BLOCK.sub(r"{%\1 if true \2%}{%\1 endif \2%}", template.source)
-    try:
-        names = meta.find_undeclared_variables(environment.parse(source))
-    except (TemplateError, RecursionError):
+    tree = parsed(template.source)
+    if tree is None:
         return []
-    given = GIVEN | template.special_tokens.keys() | environment.globals.keys()
-    return sorted(names - given)[:MOST_VARIABLES]
+    given = GIVEN | template.special_tokens.keys() | PARSER.globals.keys()
+    return sorted(meta.find_undeclared_variables(tree) - given)[:MOST_VARIABLES]
+
+
+def parsed(source: str) -> nodes.Template | None:
+    """The syntax tree of a chat template, to be looked at; None where it is not valid Jinja."""
+    try:
+        return PARSER.parse(GENERATION_BLOCK.sub(r"{%\1 if true \2%}{%\1 endif \2%}", source))
+    except (TemplateError, RecursionError):
+        return None

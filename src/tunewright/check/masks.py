@@ -13,7 +13,6 @@ from tunewright.recipe import Recipe, RenderKeys
 from tunewright.render.artifacts import segments
 from tunewright.render.checks import Limit
 from tunewright.render.outcomes import fit
-from tunewright.render.sent import rows_to_train
 from tunewright.render.work import Job, open_supervisor
 from tunewright.report.rows import in_pieces
 
@@ -35,7 +34,7 @@ def mask_rows(
     template = read_json(tokens / "template.json")
     for row in rows:
         try:
-            kept, outcome = fit(row, rows_to_train(row, supervisor), limit, config.on_long_row)
+            kept, outcome = fit(row, supervisor.rows(row), limit, config.on_long_row)
         except RenderError as error:
             yield row, ([], f"Left out: {error}")
             continue

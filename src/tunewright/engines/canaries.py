@@ -5,11 +5,11 @@ tokens at each position of that answer. Every later artifact has to reproduce it
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tunewright.chat.conversation import Conversation, Message, conversation_from_json
+from tunewright.chat.prompt import Prompt, prompt_from_json
 from tunewright.engines.interface import Engine, TopLogprobs
 
 CLEAR_LEAD = math.log(1.5)
@@ -24,14 +24,14 @@ class Canary:
 
     Attributes:
         id: the conversation's id.
-        messages: what the prompt was made of.
+        prompt: what was asked.
         prompt_ids, answer_ids: token ids; the answer has its stop token if one ended it.
         answer: the answer's text.
         top: for each position of the answer, the TOP_K likeliest tokens with their log-probabilities.
     """
 
     id: str
-    messages: tuple[Message, ...]
+    prompt: Prompt
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
     answer: str
@@ -40,7 +40,7 @@ class Canary:
     def as_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
-            "messages": [message.as_json() for message in self.messages],
+            **self.prompt.as_json(),
             "prompt_ids": self.prompt_ids,
             "answer_ids": self.answer_ids,
             "answer": self.answer,
@@ -52,7 +52,7 @@ class Canary:
 def canary_from_json(data: dict[str, Any]) -> Canary:
     return Canary(
         data["id"],
-        conversation_from_json(data).messages,
+        prompt_from_json(data),
         tuple(data["prompt_ids"]),
         tuple(data["answer_ids"]),
         data["answer"],
@@ -63,20 +63,20 @@ def canary_from_json(data: dict[str, Any]) -> Canary:
     )
 
 
-def record_canaries(engine: Engine, conversations: Sequence[Conversation], max_new_tokens: int) -> list[Canary]:
-    """What `engine` answers to everything before each conversation's last turn; empty answers make no canary."""
-    prompts = [engine.prompt_ids(conversation.prompt) for conversation in conversations]
-    answers = engine.greedy(prompts, max_new_tokens)
+def record_canaries(engine: Engine, prompts: Mapping[str, Prompt], max_new_tokens: int) -> list[Canary]:
+    """What `engine` answers to each prompt, by the id of its conversation; empty answers make no canary."""
+    ids = [engine.prompt_ids(prompt) for prompt in prompts.values()]
+    answers = engine.greedy(ids, max_new_tokens)
     return [
         Canary(
-            conversation.id,
-            conversation.prompt,
+            conversation,
+            prompt,
             tuple(prompt_ids),
             tuple(answer_ids),
             engine.decode(answer_ids),
             tuple(engine.score(prompt_ids, answer_ids, TOP_K)),
         )
-        for conversation, prompt_ids, answer_ids in zip(conversations, prompts, answers, strict=True)
+        for (conversation, prompt), prompt_ids, answer_ids in zip(prompts.items(), ids, answers, strict=True)
         if answer_ids
     ]
 
@@ -118,7 +118,7 @@ def compare_with_canaries(engine: Engine, canaries: Sequence[Canary]) -> Parity:
     longest = max(len(canary.answer_ids) for canary in canaries)
     greedy = engine.greedy([canary.prompt_ids for canary in canaries], longest)
     for canary, found_ids in zip(canaries, greedy, strict=True):
-        equal_prompts += tuple(engine.prompt_ids(canary.messages)) == canary.prompt_ids
+        equal_prompts += tuple(engine.prompt_ids(canary.prompt)) == canary.prompt_ids
         scored = engine.score(canary.prompt_ids, canary.answer_ids, ASKED_OF_OTHERS)
         same += [recorded.ids[0] == found.ids[0] for recorded, found in zip(canary.top, scored, strict=True)]
         clear += [recorded.lead >= CLEAR_LEAD for recorded in canary.top]

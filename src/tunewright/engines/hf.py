@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from tunewright.chat.conversation import Message
+from tunewright.chat.prompt import Prompt
 from tunewright.chat.supervise import Supervisor
-from tunewright.chat.template import chat_template_of
+from tunewright.chat.template import ChatTemplate, chat_template_of
 from tunewright.engines.interface import TopLogprobs
 from tunewright.models.base import compute_device, load_model, load_tokenizer, stop_token_ids
 
@@ -31,8 +31,8 @@ class HFEngine:
         self.name = name
         self.batch_size = batch_size
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        return self.supervisor.prompt_ids(messages)
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        return self.supervisor.prompt_ids(prompt)
 
     @torch.inference_mode()
     def score(self, prompt_ids: Sequence[int], answer_ids: Sequence[int], top_k: int) -> list[TopLogprobs]:
@@ -95,7 +95,7 @@ class HFEngine:
         return cache
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.supervisor.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return self.supervisor.decode(ids)
 
     def close(self) -> None:
         self.model = None
@@ -108,10 +108,10 @@ def _until_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
     return ids
 
 
-def open_supervisor(path: Path, where: str, named: str | None = None) -> Supervisor:
-    """The tokenizer, template (its own, or the one that the recipe names) and stop tokens of a checkpoint directory."""
+def open_supervisor(path: Path, where: str, template: ChatTemplate | None = None) -> Supervisor:
+    """The tokenizer and stop tokens of a checkpoint directory, with `template` or with its own."""
     tokenizer = load_tokenizer(path)
-    return Supervisor(tokenizer, chat_template_of(tokenizer, where, named), stop_token_ids(path, tokenizer))
+    return Supervisor(tokenizer, template or chat_template_of(tokenizer, where), stop_token_ids(path, tokenizer))
 
 
 def inference_dtype(device: str) -> torch.dtype:
@@ -119,7 +119,13 @@ def inference_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if device == "cuda" else torch.float32
 
 
-def open_hf_engine(path: Path, name: str, batch_size: int = 1, dtype: torch.dtype | None = None) -> HFEngine:
+def open_hf_engine(
+    path: Path,
+    name: str,
+    batch_size: int = 1,
+    dtype: torch.dtype | None = None,
+    template: ChatTemplate | None = None,
+) -> HFEngine:
     """Load a checkpoint directory on the best device there is.
 
     Args:
@@ -127,7 +133,8 @@ def open_hf_engine(path: Path, name: str, batch_size: int = 1, dtype: torch.dtyp
         name: for tables and messages.
         batch_size: as in `HFEngine`.
         dtype: of the weights in memory; default: `inference_dtype` of the device.
+        template: takes the place of the checkpoint's own.
     """
     device = compute_device()
     model = load_model(path, dtype or inference_dtype(device), device)
-    return HFEngine(model, open_supervisor(path, name), name, batch_size)
+    return HFEngine(model, open_supervisor(path, name, template), name, batch_size)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tunewright.chat.conversation import Message
+from tunewright.chat.prompt import Prompt
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Engine(Protocol):
 
     name: str
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """The ids that the engine sends to the model for `messages`, ending where the answer begins."""
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """The ids that the engine sends to the model, ending where the answer begins."""
 
     def score(self, prompt_ids: Sequence[int], answer_ids: Sequence[int], top_k: int) -> list[TopLogprobs]:
         """For each position of `answer_ids`, the top-k next-token log-probabilities given everything before it."""
@@ -44,7 +44,7 @@ class Engine(Protocol):
         """The greedy continuation of each prompt, with the stop token if one ended it."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of `ids`, without special tokens."""
+        """The text of `ids`, without the stop tokens at its end; other special tokens are written out."""
 
     def close(self) -> None:
         """Free the model; the engine cannot be used afterwards."""

@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 
-from tunewright.chat.conversation import Message, messages_for_template
+from tunewright.chat.prompt import Prompt
+from tunewright.chat.stops import without_stops
 from tunewright.engines.interface import TopLogprobs
 from tunewright.errors import EngineError, EnvironmentLackError
 
@@ -81,9 +82,8 @@ class LlamaCppEngine:
         self._server: Any = start_llama_cpp_server(gguf_path, n_ctx)
         self._client = httpx.Client(base_url=self._server.listening_address, timeout=SECONDS_TO_ANSWER, trust_env=False)
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        prompt = self._post("/apply-template", {"messages": messages_for_template(tuple(messages))})["prompt"]
-        return self._tokenize(prompt)
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        return self._tokenize(self._post("/apply-template", prompt.request())["prompt"])
 
     def score(self, prompt_ids: Sequence[int], answer_ids: Sequence[int], top_k: int) -> list[TopLogprobs]:
         return [self._next_token([*prompt_ids, *answer_ids[:position]], top_k) for position in range(len(answer_ids))]
@@ -92,11 +92,7 @@ class LlamaCppEngine:
         return [self._complete(list(prompt), max_new_tokens)["tokens"] for prompt in prompts]
 
     def decode(self, ids: Sequence[int]) -> str:
-        # The server writes special tokens out, so the one that ended the answer is left off.
-        tokens = list(ids)
-        while tokens and tokens[-1] in self.stop_ids:
-            tokens.pop()
-        return str(self._post("/detokenize", {"tokens": tokens})["content"])
+        return str(self._post("/detokenize", {"tokens": without_stops(ids, self.stop_ids)})["content"])
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.chat.conversation import Conversation
 from tunewright.evaluate.answers import Answer
 from tunewright.evaluate.intervals import Bootstrap, Interval, bootstrap
 from tunewright.evaluate.metrics import Metric, Task
+from tunewright.evaluate.questions import Question
 
 BASE = "base"
 TUNED = "merged"
@@ -25,7 +25,7 @@ class Results:
     """All that was measured on the held-out rows.
 
     Attributes:
-        rows: the conversations, R of them.
+        rows: the questions, R of them.
         answers: R answers of each engine, by its label.
         task: what the targets ask for.
         max_new_tokens: the longest answer that was allowed.
@@ -33,7 +33,7 @@ class Results:
         intervals: over the measured rows, metrics and engines in the order of `task.metrics` and `answers`.
     """
 
-    rows: Sequence[Conversation]
+    rows: Sequence[Question]
     answers: dict[str, list[Answer]]
     task: Task
     max_new_tokens: int
@@ -112,7 +112,7 @@ class Results:
         row = self.rows[index]
         return {
             "id": row.id,
-            "prompt": last_user_text(row),
+            "prompt": row.last_user_text,
             "target": row.target,
             "answers": {label: self.answers[label][index].text for label in self.labels},
             "score": {label: row_score(self.row_scores(index, label)) for label in self.labels},
@@ -123,7 +123,7 @@ class Results:
         return [
             {
                 **self._row_as_json(index),
-                "messages": [message.as_json() for message in row.prompt],
+                **row.prompt.as_json(),
                 "metrics": {label: self.row_scores(index, label) for label in self.labels},
                 "finished": {label: self.answers[label][index].finished for label in self.labels},
                 "degenerate": {label: self.answers[label][index].degenerate for label in self.labels},
@@ -133,7 +133,7 @@ class Results:
 
 
 def measure(
-    rows: Sequence[Conversation], answers: dict[str, list[Answer]], task: Task, max_new_tokens: int, seed: int
+    rows: Sequence[Question], answers: dict[str, list[Answer]], task: Task, max_new_tokens: int, seed: int
 ) -> Results:
     """Score the answers of every engine; at least one row has to be one that the task measures."""
     measured = [index for index, row in enumerate(rows) if task.applies_to(row.target)]
@@ -155,7 +155,3 @@ def empty_results() -> dict[str, Any]:
 def row_score(scores: dict[str, float]) -> float:
     """The mean of a row's metrics, by which the best and the worst rows are found."""
     return round(sum(scores.values()) / len(scores), 6)
-
-
-def last_user_text(row: Conversation) -> str:
-    return next((message.text for message in reversed(row.prompt) if message.role == "user"), "")

@@ -18,10 +18,12 @@ from tunewright.artifacts import RunDirectory, StageResult, read_json, write_jso
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.files import read_conversations
 from tunewright.chat.rows import TokenRow, TokenRows
+from tunewright.chat.trained import trained_template
 from tunewright.engines.interface import Engine
 from tunewright.evaluate.answers import AnswerLimits, Engines, answer_with_all
 from tunewright.evaluate.checks import check_no_rows, check_results
 from tunewright.evaluate.metrics import describe_task
+from tunewright.evaluate.questions import Question, question_of, target_of
 from tunewright.evaluate.results import BASE, TUNED, Results, empty_results, measure
 from tunewright.events import Events
 from tunewright.models.base import find_base
@@ -44,24 +46,25 @@ def run(config: EvaluateKeys, run: RunDirectory, out: Path, events: Events) -> S
         return StageResult([check_no_rows(held_out.left_out, config.evaluate_rows)], {"rows": 0})
     limits = answer_limits(config, run, rows, held_out)
     context = context_tokens(rows, held_out, limits.max_new_tokens)
-    return evaluate(config, run, rows, limits, held_out.left_out, open_engines(config, run, context), out, events)
+    questions = ask(config, run, rows, held_out)
+    return evaluate(config, run, questions, limits, held_out.left_out, open_engines(config, run, context), out, events)
 
 
 def evaluate(
     config: EvaluateKeys,
     run: RunDirectory,
-    rows: Sequence[Conversation],
+    questions: Sequence[Question],
     limits: AnswerLimits,
     left_out: int,
     engines: Engines,
     out: Path,
     events: Events,
 ) -> StageResult:
-    """Let every engine answer `rows`, score the answers, and write both files below `out`."""
-    answers = answer_with_all(engines, rows, limits, events)
-    held_out_targets = [row.target for row in rows]
+    """Let every engine answer `questions`, score the answers, and write both files below `out`."""
+    answers = answer_with_all(engines, questions, limits, events)
+    held_out_targets = [question.target for question in questions]
     task = describe_task([*targets_of(run / "data" / "train.jsonl"), *held_out_targets], held_out_targets)
-    results = measure(rows, answers, task, limits.max_new_tokens, config.seed)
+    results = measure(questions, answers, task, limits.max_new_tokens, config.seed)
     write_results(out / "evaluate", results)
     return StageResult(check_results(results, left_out), facts_of(results))
 
@@ -145,6 +148,15 @@ def context_tokens(rows: Sequence[Conversation], held_out: HeldOut, max_new_toke
     return -(-needed // CONTEXT_STEP) * CONTEXT_STEP
 
 
+def ask(config: EvaluateKeys, run: RunDirectory, rows: Sequence[Conversation], held_out: HeldOut) -> list[Question]:
+    """The questions of `rows`, in the setting in which each is proven."""
+    from tunewright.engines.hf import open_supervisor
+
+    base = find_base(config)
+    supervisor = open_supervisor(base.path, base.name, trained_template(run))
+    return [question_of(row, held_out.tokens[row.id], supervisor) for row in rows]
+
+
 def open_engines(config: EvaluateKeys, run: RunDirectory, context: int) -> Engines:
     """How to open each engine: base and merged through Hugging Face, each GGUF file through llama.cpp."""
     from tunewright.engines.hf import open_hf_engine
@@ -157,7 +169,7 @@ def open_engines(config: EvaluateKeys, run: RunDirectory, context: int) -> Engin
         return LlamaCppEngine(path, f"{label}, llama.cpp", context)
 
     return {
-        BASE: lambda: open_hf_engine(base, "base, Hugging Face", batch_size),
+        BASE: lambda: open_hf_engine(base, "base, Hugging Face", batch_size, template=trained_template(run)),
         TUNED: lambda: open_hf_engine(run / "merged", "merged, Hugging Face", batch_size),
         **{label: partial(open_gguf, path, label) for label, path in gguf_files(run).items()},
     }
@@ -170,7 +182,7 @@ def gguf_files(run: RunDirectory) -> dict[str, Path]:
 
 def targets_of(path: Path) -> list[str]:
     """The last turn of each conversation that ends with the assistant's."""
-    return [row.target for row in read_conversations(path) if row.messages[-1].role == "assistant"]
+    return [target_of(row) for row in read_conversations(path) if row.messages[-1].role == "assistant"]
 
 
 def write_results(directory: Path, results: Results) -> None:

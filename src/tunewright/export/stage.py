@@ -13,6 +13,7 @@ from typing import Any
 from tunewright.artifacts import RunDirectory, StageResult, read_json, record_of_file, write_text
 from tunewright.chat.conversation import Message
 from tunewright.chat.template import ChatTemplate
+from tunewright.chat.trained import trained_template
 from tunewright.errors import EnvironmentLackError, ExportError, ModelError, ModelNotFoundError, RenderError
 from tunewright.events import Events
 from tunewright.evidence import Evidence
@@ -55,8 +56,7 @@ class Trained:
 def run(config: ExportKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
     validate_formats(config.export_formats)
     facts = read_json(run / "tokens/template.json")
-    template = ChatTemplate(facts["chat_template"], facts["special_tokens"])
-    trained = Trained(template, facts, served_system_prompt(config.system_prompt, facts))
+    trained = Trained(trained_template(run), facts, served_system_prompt(config.system_prompt, facts))
     export = out / "export"
     evidence: list[Evidence] = []
     for name in config.export_formats:

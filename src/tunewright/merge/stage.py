@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from tunewright.artifacts import RunDirectory, StageResult, read_json, write_json, write_text
+from tunewright.chat.trained import trained_template
 from tunewright.events import Events
 from tunewright.models.adapter import Adapter
 from tunewright.models.base import Base, find_base, load_tokenizer, stop_token_ids, validate_same_base
@@ -36,8 +37,7 @@ def run(config: MergeKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     base = find_base(config, events)
     validate_same_base(base, read_json(run / "adapter" / "base.json")["files"])
     facts = merge(base, run / "adapter", out / "merged", config.merge_dtype, events)
-    if config.chat_template is not None:
-        write_chat_template(out / "merged", read_json(run / "tokens" / "template.json")["chat_template"])
+    write_chat_template(out / "merged", trained_template(run).source)
     return StageResult(check_merged(base.path, run / "adapter", out / "merged", events), facts)
 
 
@@ -144,7 +144,9 @@ def write_configuration(base_path: Path, merged_path: Path, dtype: torch.dtype) 
 
 
 def write_chat_template(directory: Path, source: str) -> None:
-    """Make `source` the one chat template of a checkpoint, wherever a reader looks for it."""
+    """Make `source` the one chat template of a checkpoint, wherever a reader looks for it, unless it is so already."""
+    if load_tokenizer(directory).chat_template == source:
+        return
     for file in (*directory.glob("*.jinja"), directory / "chat_template.json"):
         file.unlink(missing_ok=True)
     settings_path = directory / "tokenizer_config.json"

@@ -1,8 +1,11 @@
 """The evidence of the render stage: the proofs, the lengths and what a limit cuts, the system prompts' share."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
+from tunewright.chat.template import ChatTemplate
+from tunewright.chat.trained import clock_line
 from tunewright.evidence import Evidence, equal, fact, failed
 from tunewright.render.outcomes import NOTHING_LEARNED, UNPROVEN, OnLongRow
 from tunewright.render.tally import WIDE_SYSTEM_PROMPT, Tally
@@ -52,20 +55,27 @@ def check_proof(tally: Tally) -> list[Evidence]:
         equal("rows_without_mask_proof", unproven, 0, detail),
         fact("rows_with_mask_proof", tally.rows, " ".join(noted)),
         fact("supervised_token_share", share(tally.rows_supervised, tally.rows_tokens), learned),
-        *check_variables(tally),
     ]
 
 
-def check_variables(tally: Tally) -> list[Evidence]:
-    """With what the template has to be told when the model is served; nothing where it is told nothing."""
-    if set(tally.variables) <= {"{}"}:
-        return []
-    counted = ", ".join(f"{count} rows with {text}" for text, count in tally.variables.most_common())
+def check_template(template: ChatTemplate, tally: Tally) -> list[Evidence]:
+    """What the template was told beside the messages, and whether the served one knows it by itself."""
+    evidence = []
+    if template.may_read_clock:
+        found = f"The template asks for the date and was told {template.today:%d %B %Y}"
+        if clock_line(template):
+            evidence.append(fact("template_date", str(template.today), f"{found}; the served template says so too."))
+        else:
+            mend = "It asks in a way that cannot be pinned: served, it will see the date of the day."
+            evidence.append(failed("template_date", str(template.today), "pinned", f"{found}. {mend}").softened())
+    if set(tally.settings) <= {()}:
+        return evidence
+    counted = ", ".join(f"{count} rows with {json.dumps(dict(told))}" for told, count in tally.settings.most_common())
     detail = f"Prompts of training and inference agree only under variables of the template: {counted}."
-    if len(tally.variables) == 1:
-        return [fact("template_variables", counted, f"{detail} Serve the model with the same.")]
+    if len(tally.settings) == 1:
+        return [*evidence, fact("template_variables", counted, f"{detail} The served template has them set.")]
     mend = "One served model has one setting: leave out the rows of the others, or strip their reasoning."
-    return [failed("template_variables", len(tally.variables), "= 1", f"{detail} {mend}").softened()]
+    return [*evidence, failed("template_variables", len(tally.settings), "= 1", f"{detail} {mend}").softened()]
 
 
 def check_lengths(tally: Tally, limit: Limit, on_long_row: OnLongRow) -> list[Evidence]:

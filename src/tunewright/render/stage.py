@@ -20,17 +20,25 @@ from tunewright.artifacts import RunDirectory, StageResult, sha256_of_json, writ
 from tunewright.chat.named import named_source
 from tunewright.chat.rows import TokenRows
 from tunewright.chat.supervise import Supervisor
+from tunewright.chat.trained import pinned
 from tunewright.errors import RenderError
 from tunewright.events import Events
 from tunewright.evidence import equal
 from tunewright.models.base import find_base
 from tunewright.recipe import RenderKeys
 from tunewright.render.artifacts import example_rows, write_lists
-from tunewright.render.checks import Limit, check_lengths, check_proof, check_system_prompts, describe_lengths
+from tunewright.render.checks import (
+    Limit,
+    check_lengths,
+    check_proof,
+    check_system_prompts,
+    check_template,
+    describe_lengths,
+)
 from tunewright.render.ledger import continue_ledger
 from tunewright.render.spool import SplitSpool
 from tunewright.render.tally import Tally
-from tunewright.render.template_facts import describe_template
+from tunewright.render.template_facts import check_pinned, describe_template
 from tunewright.render.work import Job, open_supervisor, open_workers, render_lines
 
 SPLITS = ("train", "eval")
@@ -64,8 +72,10 @@ def run(config: RenderKeys, run: RunDirectory, out: Path, events: Events) -> Sta
         render_all(run, splits, job, events.progress("rows", data_facts["train_rows"] + data_facts["eval_rows"]))
         validate_rows_left(splits["train"].tally, limit)
         tally = total(splits)
-        template = describe_template(supervisor, tally.rows_longest, data_facts["shared_system_prompt"])
-        write_json(directory / "template.json", template)
+        template = pinned(supervisor.template, tally.settings.keys())
+        same = check_pinned(supervisor, template, run / "data" / "train.jsonl")
+        facts = describe_template(supervisor, template, tally.rows_longest, data_facts["shared_system_prompt"])
+        write_json(directory / "template.json", facts)
         write_artifacts(directory, splits, supervisor, tally, limit)
         outcomes = {split: spool.outcomes() for split, spool in splits.items()}
         rows_in = data_facts["rows_in"]
@@ -75,10 +85,12 @@ def run(config: RenderKeys, run: RunDirectory, out: Path, events: Events) -> Sta
         [
             equal("rows_accounted_for", sum(fates.values()), rows_in, f"Of {rows_in} rows: {balance}."),
             *check_proof(tally),
+            *check_template(supervisor.template, tally),
+            *same,
             *check_lengths(tally, limit, config.on_long_row),
             *check_system_prompts(tally, limit),
         ],
-        {**facts_of(splits), "fates": fates, "template_sha256": sha256_of_json(template["chat_template"])},
+        {**facts_of(splits), "fates": fates, "template_sha256": sha256_of_json(template.source)},
     )
 
 

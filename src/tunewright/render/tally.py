@@ -3,7 +3,6 @@
 Tallies of blocks are merged in the order of the rows, and then say the same as one over all rows.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.proof import Proof
 from tunewright.chat.supervise import SupervisedRow
+from tunewright.chat.variables import Variables
 from tunewright.render.outcomes import Outcome
 
 EXAMPLES_KEPT = 20
@@ -36,7 +36,7 @@ class Tally:
         truncated: conversations that were cut; `lost_tokens`: how much of them.
         system_prompts: proven conversations that have one; `widest_system_prompt`: tokens of the largest, and where.
         wide: conversations whose system prompt takes more than half of the limit.
-        variables: proven rows by what the template was told beside the messages, as JSON text.
+        settings: proven rows by what the template was told beside the messages.
         notes: proven rows by what their proof says of the template, message numbers aside.
         over_rows, wide_rows: the first of them; `reasons`: the first conversations left out, by kind, with the reason.
     """
@@ -57,7 +57,7 @@ class Tally:
     system_prompts: int = 0
     widest_system_prompt: Longest = (0, "")
     wide: int = 0
-    variables: Counter[str] = field(default_factory=Counter)
+    settings: Counter[Variables] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     over_rows: list[str] = field(default_factory=list)
     wide_rows: list[str] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Tally:
 
     def _count_proof(self, proof: Proof | None) -> None:
         if proof is not None:
-            self.variables[json.dumps(dict(proof.variables))] += 1
+            self.settings[proof.variables] += 1
             self.notes.update({MESSAGE_NUMBER.sub("a message", note) for note in proof.notes})
 
     def _measure_system_prompt(self, name: str, tokens: int, limit: int) -> None:
@@ -113,7 +113,7 @@ class Tally:
     def merge(self, later: "Tally") -> None:
         """Take in the counts of conversations that follow."""
         self._keep_reasons(later.reasons)
-        for name in ("rejected", "variables", "notes"):
+        for name in ("rejected", "settings", "notes"):
             getattr(self, name).update(getattr(later, name))
         self.rows_longest = max(self.rows_longest, later.rows_longest)
         for name in SUMS:

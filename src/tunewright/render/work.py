@@ -18,7 +18,6 @@ from tunewright.errors import RenderError
 from tunewright.models.base import load_tokenizer, stop_token_ids
 from tunewright.parallel import Workers, processes_for
 from tunewright.render.outcomes import OnLongRow, Outcome, fit, refused
-from tunewright.render.sent import rows_to_train
 from tunewright.render.tally import Tally
 
 # What a process costs at its start, loading transformers, against what it saves.
@@ -109,7 +108,7 @@ def render_line(
 ) -> tuple[list[SupervisedRow], Outcome]:
     conversation = conversation_from_line(line)
     try:
-        rows = rows_to_train(conversation, supervisor)
+        rows = supervisor.rows(conversation)
     except RenderError as error:
         return [], refused(conversation, error)
     tally.measure(conversation, rows, limit)

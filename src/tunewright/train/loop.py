@@ -15,6 +15,7 @@ import torch
 
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.order import Schedule, learning_rate_factor, plan_schedule, split_by_length
+from tunewright.chat.prompt import Prompt
 from tunewright.chat.rows import TokenRow, TokenRows
 from tunewright.engines.hf import HFEngine
 from tunewright.errors import TrainingError
@@ -33,12 +34,13 @@ class Samples:
     """Held-out conversations whose last turn is answered at each evaluation, by an engine around the model."""
 
     conversations: Sequence[Conversation]
+    prompts: Sequence[Prompt]
     engine: HFEngine
 
     def answer(self) -> list[dict[str, str]]:
         if not self.conversations:
             return []
-        prompts = [self.engine.prompt_ids(conversation.prompt) for conversation in self.conversations]
+        answers = self.engine.greedy([self.engine.prompt_ids(prompt) for prompt in self.prompts], SAMPLE_TOKENS)
         return [
             {
                 "id": conversation.id,
@@ -46,7 +48,7 @@ class Samples:
                 "target": conversation.target,
                 "answer": self.engine.decode(ids),
             }
-            for conversation, ids in zip(self.conversations, self.engine.greedy(prompts, SAMPLE_TOKENS), strict=True)
+            for conversation, ids in zip(self.conversations, answers, strict=True)
         ]
 
 

@@ -9,6 +9,9 @@ Always: the same inputs give the same adapter bit by bit on the same machine, in
 import importlib.metadata
 import platform
 import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,13 @@ from tunewright import __version__
 from tunewright.artifacts import RunDirectory, StageResult, read_json, sha256_of_json, write_json
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.files import read_conversations
+from tunewright.chat.prompt import Prompt
 from tunewright.chat.rows import TokenRows
+from tunewright.chat.supervise import Supervisor
+from tunewright.chat.trained import trained_template
 from tunewright.engines.canaries import CANARY_BATCH, TOP_K, record_canaries
 from tunewright.engines.hf import HFEngine, open_supervisor
-from tunewright.errors import TrainingError
+from tunewright.errors import RenderError, TrainingError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_most, fact
 from tunewright.models.base import Base, find_base, load_model
@@ -45,12 +51,13 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     plan = read_json(run / "plan.json")
     accelerator = open_accelerator(plan["dtype"], plan["device"])
     model = load_trainable(config, base, plan)
-    supervisor = open_supervisor(base.path, config.model, config.chat_template)
+    supervisor = open_supervisor(base.path, config.model, trained_template(run))
     engine = HFEngine(model, supervisor, "trained model", CANARY_BATCH)
     held_out = held_out_conversations(run)
     train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
     layout, layout_evidence = choose_layout(plan, model, train, accelerator, events)
-    samples = Samples(held_out[: config.sample_prompts], engine)
+    asked = dict(islice(proven_prompts(held_out, supervisor), config.sample_prompts))
+    samples = Samples(list(asked), list(asked.values()), engine)
     trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, events)
     key = training_key(config, run, base, layout.name, plan["dtype"])
     log = trainer.run(run / CHECKPOINTS, key)
@@ -143,6 +150,17 @@ def held_out_conversations(run: RunDirectory) -> list[Conversation]:
     return held_out or list(read_conversations(run / "data" / "train.jsonl"))
 
 
+def proven_prompts(
+    conversations: Iterable[Conversation], supervisor: Supervisor
+) -> Iterator[tuple[Conversation, Prompt]]:
+    """Conversations whose last turn is learned and has a proof, each with the prompt of that turn."""
+    for conversation in conversations:
+        last = conversation.messages[-1]
+        if last.role == "assistant" and last.train:
+            with suppress(RenderError):
+                yield conversation, supervisor.prompt_of(conversation)
+
+
 def write_base(path: Path, base: Base) -> None:
     record = {"name": base.name, "identity": base.identity, "files": base.files, "tensors": tensor_hashes(base.path)}
     write_json(path, record)
@@ -154,7 +172,9 @@ def write_canaries(
     """Record the canaries with the model that is still in memory, its adapter not merged."""
     model.eval()
     events.note(f"Recording {config.canaries} canaries with the trained model.")
-    canaries = record_canaries(engine, conversations[-config.canaries :], config.canary_tokens)
+    last = list(islice(proven_prompts(reversed(conversations), engine.supervisor), config.canaries))
+    prompts = {conversation.id: prompt for conversation, prompt in reversed(last)}
+    canaries = record_canaries(engine, prompts, config.canary_tokens)
     if not canaries:
         raise TrainingError("canaries", "no held-out conversation gave an answer")
     dtype = str(model.dtype).removeprefix("torch.")

@@ -9,6 +9,8 @@ import torch
 
 from tunewright.artifacts import RunDirectory, read_json
 from tunewright.chat.degenerate import is_degenerate
+from tunewright.chat.template import ChatTemplate
+from tunewright.chat.trained import trained_template
 from tunewright.engines.canaries import CANARY_BATCH, Canary, Parity, canary_from_json, compare_with_canaries
 from tunewright.engines.hf import HFEngine, open_hf_engine, open_supervisor
 from tunewright.engines.interface import Engine
@@ -39,7 +41,7 @@ def compare_artifacts(config: VerifyKeys, run: RunDirectory, base: Base, events:
     texts = [
         {
             "id": canary.id,
-            "prompt": canary.messages[-1].content,
+            "prompt": canary.prompt.messages[-1].text,
             "recorded": canary.answer,
             "answers": {engine: found[canary.id] for engine, found in answers.items()},
         }
@@ -59,12 +61,12 @@ def candidate_engines(
         "clear_top1_agreement": config.gguf_clear_top1_limit,
         "mean_kl": config.gguf_kl_limit,
     }
-    named = config.chat_template
+    template = trained_template(run)
     candidates: dict[str, tuple[Limits, Callable[[], Engine]]] = {
-        "adapter": (exact, lambda: open_adapter(base, run / "adapter", dtype, named)),
+        "adapter": (exact, lambda: open_adapter(base, run / "adapter", dtype, template)),
     }
     if float32_fits(base.path):
-        candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, run / "adapter", named))
+        candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, run / "adapter", template))
     candidates["merged"] = (
         rounded,
         lambda: open_hf_engine(run / "merged", "merged, Hugging Face", CANARY_BATCH, dtype),
@@ -76,24 +78,24 @@ def candidate_engines(
     return candidates
 
 
-def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype, named: str | None = None) -> HFEngine:
+def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype, template: ChatTemplate) -> HFEngine:
     """The base with the adapter beside it, as peft loads it from disk."""
     from peft import PeftModel
 
     device = compute_device()
     with peft_warnings_silenced():
         model = PeftModel.from_pretrained(load_model(base.path, dtype, device), str(adapter_path)).eval()
-    return HFEngine(model, open_supervisor(base.path, base.name, named), "adapter, Hugging Face", CANARY_BATCH)
+    return HFEngine(model, open_supervisor(base.path, base.name, template), "adapter, Hugging Face", CANARY_BATCH)
 
 
-def open_merged_in_float32(base: Base, adapter_path: Path, named: str | None = None) -> HFEngine:
+def open_merged_in_float32(base: Base, adapter_path: Path, template: ChatTemplate) -> HFEngine:
     """The base with the adapter merged in memory in float32, nothing rounded: the merge's arithmetic alone."""
     model = load_model(base.path, torch.float32, compute_device())
     parameters = dict(model.named_parameters())
     with CheckpointTensors(base.path) as tensors, Adapter(adapter_path, tensors) as adapter, torch.no_grad():
         for name in adapter.pairs:
             parameters[name].copy_(adapter.merged(name, tensors[name]))
-    supervisor = open_supervisor(base.path, base.name, named)
+    supervisor = open_supervisor(base.path, base.name, template)
     return HFEngine(model, supervisor, "merged in float32, Hugging Face", CANARY_BATCH)
 
 
