@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS_AT_A_TIME = 1 << 20
+ROWS_AT_A_TIME = 1 << 18
 LARGEST = 2**64 - 1
 
 MOST_ROWS = 2**31 - 1

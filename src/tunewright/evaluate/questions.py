@@ -44,7 +44,8 @@ def question_of(row: Conversation, tokens: TokenRow, supervisor: Supervisor) -> 
     prompt, last = supervisor.prompt_of(row), row.messages[-1]
     if not last.tool_calls and last.reasoning is None and not THOUGHT.match(row.target):
         return Question(row.id, prompt, row.target)
-    written = supervisor.decode(tokens.ids[len(supervisor.prompt_ids(prompt)) :].tolist())
+    start, end = len(supervisor.prompt_ids(prompt)), int(tokens.mask.nonzero()[0][-1]) + 1
+    written = supervisor.decode(tokens.ids[start:end].tolist())
     question = Question(row.id, prompt, "", end_of_reasoning(last, written))
     return Question(row.id, prompt, question.shown(written), question.end_of_reasoning)
 
