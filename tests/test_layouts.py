@@ -14,7 +14,7 @@ from tunewright.chat.rows import TokenRow, shared_prefix_length
 from tunewright.models.base import load_model
 from tunewright.recipe import TrainKeys
 from tunewright.train.fused_lora import fuse_lora_layers
-from tunewright.train.layouts import Layout, build_micro_batch
+from tunewright.layouts.layout import Layout
 from tunewright.train.lora import attach_adapter
 
 PREFIX = 40

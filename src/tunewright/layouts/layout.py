@@ -1,0 +1,164 @@
+"""How the rows of an optimizer step lie in micro-batches, and the loss over them.
+
+padded   each row whole, padded on the right to the longest of its micro-batch: the reference
+packed   rows end to end without padding, in packs of as many tokens as a padded micro-batch may have
+shared   packed, and what rows begin with in common is computed once: within a pack it stands there once, with groups
+         within groups; where a step takes several packs, what all rows begin with is computed before them, and its keys
+         and values collect the gradients of all packs before one backward pass through it
+
+All give the loss of each supervised token and the gradients of plain padded rows, up to rounding. The output layer sees
+supervised positions alone.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tunewright.chat.order import split_by_length
+from tunewright.chat.rows import TokenRow, shared_prefix
+from tunewright.layouts.attention import packed
+from tunewright.layouts.loss import causal_lm, loss_sum
+from tunewright.layouts.packing import LEAST_SHARED, Pack, pack, plan_packs
+
+PAD = 0  # Padded positions stand behind their row and are never supervised, so any valid id does.
+Kind = Literal["padded", "packed", "shared"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Computes losses over rows in one of the layouts.
+
+    Attributes:
+        model: the model with its adapter.
+        kind: which layout.
+        device: where the model is.
+        batch_size: rows of a padded micro-batch.
+        budget: tokens that a pack may have.
+        keeps_prefix: whether keys and values of a prefix can be kept for several packs; checkpointing drops them.
+    """
+
+    model: Any
+    kind: Kind
+    device: torch.device | str
+    batch_size: int
+    budget: int = 0
+    keeps_prefix: bool = True
+
+    def loss_sums(self, rows: Sequence[TokenRow], scale: float | None) -> list[float]:
+        """The summed loss of each micro-batch; with `scale` also the gradients of `scale` times the whole sum.
+
+        Args:
+            rows: of an optimizer step.
+            scale: what the loss is multiplied by before the backward pass; None computes no gradients.
+        """
+        learning: AbstractContextManager[Any] = nullcontext() if scale is not None else torch.no_grad()
+        with learning:
+            if self.kind == "padded":
+                return [self._learn(padded_loss(self.model, batch, self.device), scale) for batch in self._batches(rows)]
+            with packed(causal_lm(self.model)):
+                return self._packed_sums(rows, scale)
+
+    def _batches(self, rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
+        return split_by_length(rows, self.batch_size)
+
+    def _packed_sums(self, rows: Sequence[TokenRow], scale: float | None) -> list[float]:
+        sharing = self.kind == "shared"
+        packs = plan_packs(rows, self.budget, 0, sharing)
+        common = shared_prefix(rows) if sharing and self.keeps_prefix and len(packs) > 1 else rows[0].ids[:0]
+        if len(common) < LEAST_SHARED:
+            return [
+                self._learn(pack_loss(self.model, pack(part, 0, sharing), self.device), scale) for part in packs
+            ]
+        prefix = SharedPrefix(self.model, common, self.device)
+        sums = []
+        for part in plan_packs(rows, self.budget, len(common), sharing):
+            found = pack(part, len(common), sharing)
+            sums.append(self._learn(pack_loss(self.model, found, self.device, prefix.cache()), scale))
+        if scale is not None:
+            prefix.backward()
+        return sums
+
+    def _learn(self, loss: torch.Tensor, scale: float | None) -> float:
+        if scale is not None:
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+
+def padded_loss(model: Any, rows: Sequence[TokenRow], device: torch.device | str) -> torch.Tensor:
+    """The summed loss of rows, each padded on the right, where causality hides the padding."""
+    width = max(len(row.ids) for row in rows)
+    ids = np.full((len(rows), width), PAD, dtype=np.int64)
+    supervised = np.zeros((len(rows), width), dtype=np.bool_)
+    for index, row in enumerate(rows):
+        ids[index, : len(row.ids)], supervised[index, : len(row.ids)] = row.ids, row.mask
+    predicts = np.zeros_like(supervised)
+    predicts[:, :-1] = supervised[:, 1:]
+    hidden_BTH = hidden_states(model, ids, np.broadcast_to(np.arange(width), ids.shape), device)
+    targets = torch.from_numpy(ids[:, 1:][supervised[:, 1:]]).to(device)
+    return loss_sum(model, hidden_BTH[torch.from_numpy(predicts).to(device)], targets)
+
+
+def pack_loss(model: Any, rows: Pack, device: torch.device | str, cache: Any = None) -> torch.Tensor:
+    """The summed loss of a pack, which may attend to the prefix in `cache`; inside `packed(model)` only."""
+    options = {"past_key_values": cache, "use_cache": True} if cache is not None else {}
+    hidden_1TH = hidden_states(model, rows.ids[None], rows.positions[None], device, segments=rows.segments, **options)
+    sources, targets = (torch.from_numpy(numbers).to(device) for numbers in (rows.sources, rows.targets))
+    return loss_sum(model, hidden_1TH[0].index_select(0, sources), targets)
+
+
+def hidden_states(
+    model: Any, ids: NDArray[np.int64], positions: NDArray[np.int64], device: torch.device | str, **options: Any
+) -> torch.Tensor:
+    """What the body gives for ids and positions [B, T]: [B, T, H]."""
+    ids_BT, positions_BT = (torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in (ids, positions))
+    options = {"use_cache": False, **options}
+    body = causal_lm(model).base_model
+    hidden: torch.Tensor = body(input_ids=ids_BT, position_ids=positions_BT, **options).last_hidden_state
+    return hidden
+
+
+class SharedPrefix:
+    """The keys and values of what all rows of a step begin with, computed once; inside `packed(model)` only.
+
+    Args:
+        model: the model with its adapter.
+        ids: int32 [P], the prefix.
+        device: where the model is.
+    """
+
+    def __init__(self, model: Any, ids: NDArray[np.int32], device: torch.device | str) -> None:
+        from transformers import DynamicCache
+
+        whole = pack([TokenRow(ids, np.zeros(len(ids), np.bool_), len(ids))])
+        cache = DynamicCache()
+        hidden_states(
+            model, whole.ids[None], whole.positions[None], device,
+            segments=whole.segments, past_key_values=cache, use_cache=True,
+        )  # fmt: skip
+        self._computed = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        # Gradients of many packs are added up here, so the leaves are float32 whatever the model computes in.
+        self._leaves = [tensor.detach().float().requires_grad_(tensor.requires_grad) for tensor in self._computed]
+
+    def cache(self) -> Any:
+        """A cache that holds the prefix, for one forward pass."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        tensors = [leaf.to(computed.dtype) for leaf, computed in zip(self._leaves, self._computed, strict=True)]
+        for layer in range(len(tensors) // 2):
+            cache.update(tensors[2 * layer], tensors[2 * layer + 1], layer)
+        return cache
+
+    def backward(self) -> None:
+        """Carry the gradients that the packs left on keys and values back through the prefix."""
+        reached = [
+            (computed, leaf.grad.to(computed.dtype))
+            for computed, leaf in zip(self._computed, self._leaves, strict=True)
+            if leaf.grad is not None
+        ]
+        torch.autograd.backward([computed for computed, _ in reached], [gradient for _, gradient in reached])
