@@ -15,10 +15,10 @@ import torch
 
 from tunewright.chat.order import plan_schedule, split_by_length
 from tunewright.chat.rows import TokenRows, shared_prefix
+from tunewright.layouts.fused_lora import fuse_lora_layers
+from tunewright.layouts.layout import Layout
 from tunewright.models.base import compute_device, find_base, load_model
 from tunewright.recipe import TrainKeys, read_recipe
-from tunewright.train.fused_lora import fuse_lora_layers
-from tunewright.train.layouts import Layout
 from tunewright.train.lora import attach_adapter
 
 REPEATS = 3

@@ -1,13 +1,15 @@
 import resource
-from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, PretrainedConfig, masking_utils
 
-from tunewright.errors import UsageError
-from tunewright.plan.memory import MemoryPrediction, StepShape, predict_peak_bytes
+from tunewright.chat.rows import TokenRow
+from tunewright.layouts.layout import Kind
+from tunewright.layouts.loss import LOGITS_BYTES
+from tunewright.plan.memory import MemoryPrediction, Step, predict_peak_bytes
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, VOCAB, RANK = 64, 128, 2, 4, 2, 512, 8
 KV = HIDDEN // HEADS * KV_HEADS
@@ -18,7 +20,16 @@ LINEAR_SHAPES = [
 WEIGHTS = VOCAB * HIDDEN + LAYERS * (sum(i * o for i, o in LINEAR_SHAPES) + 2 * HIDDEN) + HIDDEN
 ADAPTER = LAYERS * sum(RANK * (i + o) for i, o in LINEAR_SHAPES)
 QUERY_ADAPTER = LAYERS * RANK * 2 * HIDDEN
-SHAPE = StepShape(rows=2, tokens=128, supervised_tokens=32, attention_mask=False)
+
+
+def step_of(rows: int, tokens: int, supervised: int, kind: Kind = "padded") -> Step:
+    """Rows without a common beginning, all in one micro-batch."""
+    mask = np.arange(tokens) >= tokens - supervised
+    found = [TokenRow(np.full(tokens, index, np.int32), mask, tokens - supervised) for index in range(rows)]
+    return Step(found, kind, batch_size=rows, budget=rows * tokens)
+
+
+STEP = step_of(rows=2, tokens=128, supervised=32)
 
 
 def small_llama(**changes: Any) -> PretrainedConfig:
@@ -34,13 +45,13 @@ def small_llama(**changes: Any) -> PretrainedConfig:
     return LlamaConfig(**{**sizes, **changes})
 
 
-def predict(shape: StepShape = SHAPE, config: PretrainedConfig | None = None, **changes: Any) -> MemoryPrediction:
+def predict(step: Step = STEP, config: PretrainedConfig | None = None, **changes: Any) -> MemoryPrediction:
     arguments: dict[str, Any] = {
         "lora_r": RANK,
         "lora_target_modules": ["q_proj"],
         "base_dtype": torch.float32,
         "compute_dtype": torch.float32,
-        "shape": shape,
+        "step": step,
         "gradient_checkpointing": False,
     }
     return predict_peak_bytes(config or small_llama(), **{**arguments, **changes})
@@ -81,19 +92,28 @@ def test_adapter_and_optimizer_are_exact(prediction: MemoryPrediction) -> None:
 
 
 def test_the_peak_at_the_loss_holds_log_probabilities_and_two_gradients() -> None:
-    many = predict(replace(SHAPE, supervised_tokens=128), small_llama(vocab_size=8192))
+    many = predict(step_of(2, 129, 128), small_llama(vocab_size=8192))
     assert many.breakdown["logits"] == 3 * 2 * 128 * 8192 * 4
     assert many.breakdown["gradients"] == 0
 
 
+def test_logits_of_many_positions_are_never_held_together() -> None:
+    chunk = LOGITS_BYTES // (4 * 8192)
+    one, three = (
+        predict(step_of(1, size + 1, size), small_llama(vocab_size=8192)).breakdown["logits"]
+        for size in (chunk, 3 * chunk)
+    )
+    assert one == three == 3 * LOGITS_BYTES
+
+
 def test_gradients_are_whole_where_the_adapter_is_nearly_everything() -> None:
-    wide = predict(StepShape(1, 1, 1, attention_mask=False), lora_r=512)
+    wide = predict(step_of(1, 2, 1), lora_r=512)
     assert wide.breakdown["gradients"] == wide.breakdown["adapter"] == QUERY_ADAPTER // RANK * 512 * 4
 
 
 def test_more_rows_need_more_bytes_in_proportion(queries_only: MemoryPrediction) -> None:
-    four = predict(replace(SHAPE, rows=4)).peak_bytes
-    six = predict(replace(SHAPE, rows=6)).peak_bytes
+    four = predict(step_of(4, 128, 32)).peak_bytes
+    six = predict(step_of(6, 128, 32)).peak_bytes
     assert four > queries_only.peak_bytes
     assert six - four == pytest.approx(four - queries_only.peak_bytes, rel=0.01)
 
@@ -102,16 +122,26 @@ def test_checkpointing_needs_less(queries_only: MemoryPrediction) -> None:
     assert predict(gradient_checkpointing=True).peak_bytes < queries_only.peak_bytes
 
 
-def test_attention_keeps_no_scores_and_an_explicit_mask_costs_itself_once() -> None:
+@pytest.mark.parametrize("kind", ["padded", "packed"])
+def test_attention_keeps_no_scores(kind: Kind) -> None:
     config = small_llama(num_key_value_heads=HEADS)
-    short, long = (predict(StepShape(1, tokens, 1, attention_mask=False), config) for tokens in (512, 1024))
-    masked = predict(StepShape(1, 512, 1, attention_mask=True), config)
+    short, long = (predict(step_of(1, tokens, 1, kind), config) for tokens in (512, 1024))
     assert long.breakdown["activations"] == pytest.approx(2 * short.breakdown["activations"], rel=0.02)
-    assert masked.peak_bytes - short.peak_bytes == 512 * 512 * 4
+
+
+def test_what_rows_share_is_held_once() -> None:
+    common, own = np.arange(96, dtype=np.int32), np.arange(32, dtype=np.int32)
+    rows = [
+        TokenRow(np.concatenate([common, own + 100 * (index + 1)]), np.arange(128) > 100, 101) for index in range(4)
+    ]
+    packed, shared = (
+        predict(Step(rows, kind, 4, 4 * 128)).breakdown["activations"] for kind in ("packed", "shared_prefix")
+    )
+    assert shared == pytest.approx(packed * (96 + 4 * 32) / (4 * 128), rel=0.1)
 
 
 def test_autocast_keeps_a_cast_copy_of_the_frozen_weights() -> None:
-    short = StepShape(1, 8, 1, attention_mask=False)
+    short = step_of(1, 8, 1)
     mixed, plain = predict(short, compute_dtype=torch.bfloat16), predict(short)
     linear_weights = LAYERS * sum(i * o for i, o in LINEAR_SHAPES)
     assert mixed.breakdown["weights"] == plain.breakdown["weights"]
@@ -152,7 +182,7 @@ def test_a_llama_of_nine_billion_takes_no_real_memory() -> None:
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     large = predict(
-        replace(SHAPE, tokens=1024),
+        step_of(2, 1024, 32),
         llama,
         base_dtype=torch.bfloat16,
         compute_dtype=torch.bfloat16,
@@ -160,9 +190,3 @@ def test_a_llama_of_nine_billion_takes_no_real_memory() -> None:
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert large.breakdown["weights"] == 8_946_589_696 * 2
     assert grown_kib < 500 * 1024
-
-
-@pytest.mark.parametrize(("rows", "tokens", "supervised"), [(0, 8, 1), (1, 8, 9), (1, 8, 0)])
-def test_an_impossible_shape_is_refused(rows: int, tokens: int, supervised: int) -> None:
-    with pytest.raises(UsageError, match="1 <= supervised_tokens <= tokens"):
-        StepShape(rows, tokens, supervised, attention_mask=False)

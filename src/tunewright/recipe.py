@@ -131,7 +131,9 @@ class TrainKeys(ModelKeys):
     per_device_train_batch_size: int = Field(4, ge=1, description="Rows per micro-batch.")
     gradient_accumulation_steps: int = Field(4, ge=1, description="Micro-batches per optimizer step.")
     gradient_checkpointing: bool = False
-    layout: Literal["auto", "padded", "shared_prefix"] = Field("auto", description="How rows lie in a micro-batch.")
+    layout: Literal["auto", "padded", "packed", "shared_prefix"] = Field(
+        "auto", description="How rows lie in a micro-batch; default: the cheapest that is exact."
+    )
     bf16: bool | None = Field(None, description="Compute in bfloat16; default: where the GPU has it.")
     eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; default: four per run.")
     save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; default: eight per run.")

@@ -148,7 +148,7 @@ def attend_by_segment(
             out = F.scaled_dot_product_attention(mine, keys, values, is_causal=True, scale=scale, enable_gqa=grouped)
         else:
             bias = causal_lower_right(mine.shape[2], keys.shape[2])
-            repeated = [tensor.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for tensor in (keys, values)]
-            out = F.scaled_dot_product_attention(mine, *repeated, attn_mask=bias, scale=scale)
+            keys, values = (tensor.repeat_interleave(mine.shape[1] // key.shape[1], dim=1) for tensor in (keys, values))
+            out = F.scaled_dot_product_attention(mine, keys, values, attn_mask=bias, scale=scale)
         outputs.append(out)
     return torch.cat(outputs, dim=2)

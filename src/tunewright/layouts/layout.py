@@ -1,10 +1,10 @@
 """How the rows of an optimizer step lie in micro-batches, and the loss over them.
 
-padded   each row whole, padded on the right to the longest of its micro-batch: the reference
-packed   rows end to end without padding, in packs of as many tokens as a padded micro-batch may have
-shared   packed, and what rows begin with in common is computed once: within a pack it stands there once, with groups
-         within groups; where a step takes several packs, what all rows begin with is computed before them, and its keys
-         and values collect the gradients of all packs before one backward pass through it
+padded         each row whole, padded on the right to the longest of its micro-batch: the reference
+packed         rows end to end without padding, in packs of as many tokens as a padded micro-batch may have
+shared_prefix  packed, and what rows begin with in common is computed once: within a pack it stands there once, with
+               groups within groups; where a step takes several packs, what all rows begin with is computed before them,
+               and its keys and values collect the gradients of all packs before one backward pass through it
 
 All give the loss of each supervised token and the gradients of plain padded rows, up to rounding. The output layer sees
 supervised positions alone.
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from tunewright.chat.order import split_by_length
@@ -26,7 +27,7 @@ from tunewright.layouts.loss import causal_lm, loss_sum
 from tunewright.layouts.packing import LEAST_SHARED, Pack, pack, plan_packs
 
 PAD = 0  # Padded positions stand behind their row and are never supervised, so any valid id does.
-Kind = Literal["padded", "packed", "shared"]
+Kind = Literal["padded", "packed", "shared_prefix"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Layout:
     budget: int = 0
     keeps_prefix: bool = True
 
-    def loss_sums(self, rows: Sequence[TokenRow], scale: float | None) -> list[float]:
-        """The summed loss of each micro-batch; with `scale` also the gradients of `scale` times the whole sum.
+    def loss_sums(self, rows: Sequence[TokenRow], scale: float | None) -> list[torch.Tensor]:
+        """The summed loss of each micro-batch, float32; with `scale` also the gradients of `scale` times the whole sum.
 
         Args:
             rows: of an optimizer step.
@@ -59,21 +60,17 @@ class Layout:
         learning: AbstractContextManager[Any] = nullcontext() if scale is not None else torch.no_grad()
         with learning:
             if self.kind == "padded":
-                return [self._learn(padded_loss(self.model, batch, self.device), scale) for batch in self._batches(rows)]
+                batches = split_by_length(rows, self.batch_size)
+                return [self._learn(padded_loss(self.model, batch, self.device), scale) for batch in batches]
             with packed(causal_lm(self.model)):
                 return self._packed_sums(rows, scale)
 
-    def _batches(self, rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
-        return split_by_length(rows, self.batch_size)
-
-    def _packed_sums(self, rows: Sequence[TokenRow], scale: float | None) -> list[float]:
-        sharing = self.kind == "shared"
+    def _packed_sums(self, rows: Sequence[TokenRow], scale: float | None) -> list[torch.Tensor]:
+        sharing = self.kind == "shared_prefix"
         packs = plan_packs(rows, self.budget, 0, sharing)
         common = shared_prefix(rows) if sharing and self.keeps_prefix and len(packs) > 1 else rows[0].ids[:0]
         if len(common) < LEAST_SHARED:
-            return [
-                self._learn(pack_loss(self.model, pack(part, 0, sharing), self.device), scale) for part in packs
-            ]
+            return [self._learn(pack_loss(self.model, pack(part, 0, sharing), self.device), scale) for part in packs]
         prefix = SharedPrefix(self.model, common, self.device)
         sums = []
         for part in plan_packs(rows, self.budget, len(common), sharing):
@@ -83,10 +80,18 @@ class Layout:
             prefix.backward()
         return sums
 
-    def _learn(self, loss: torch.Tensor, scale: float | None) -> float:
+    def _learn(self, loss: torch.Tensor, scale: float | None) -> torch.Tensor:
         if scale is not None:
             (loss * scale).backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+        return loss.detach()
+
+
+def plain_loss(model: Any, row: TokenRow, device: torch.device | str) -> float:
+    """The summed loss of one row by the model's own forward pass, all logits computed."""
+    ids_T, mask_T = torch.from_numpy(row.ids.astype(np.int64)).to(device), torch.from_numpy(row.mask).to(device)
+    logits_TV = causal_lm(model)(input_ids=ids_T[None], use_cache=False).logits[0]
+    found = F.cross_entropy(logits_TV[:-1].float(), ids_T[1:], reduction="none")
+    return float(found[mask_T[1:]].double().sum())
 
 
 def padded_loss(model: Any, rows: Sequence[TokenRow], device: torch.device | str) -> torch.Tensor:
@@ -96,11 +101,10 @@ def padded_loss(model: Any, rows: Sequence[TokenRow], device: torch.device | str
     supervised = np.zeros((len(rows), width), dtype=np.bool_)
     for index, row in enumerate(rows):
         ids[index, : len(row.ids)], supervised[index, : len(row.ids)] = row.ids, row.mask
-    predicts = np.zeros_like(supervised)
-    predicts[:, :-1] = supervised[:, 1:]
-    hidden_BTH = hidden_states(model, ids, np.broadcast_to(np.arange(width), ids.shape), device)
-    targets = torch.from_numpy(ids[:, 1:][supervised[:, 1:]]).to(device)
-    return loss_sum(model, hidden_BTH[torch.from_numpy(predicts).to(device)], targets)
+    found = np.flatnonzero(supervised)
+    sources, targets = (torch.from_numpy(numbers).to(device) for numbers in (found - 1, ids.flat[found]))
+    hidden_BTH = hidden_states(model, ids, np.tile(np.arange(width), (len(rows), 1)), device)
+    return loss_sum(model, hidden_BTH.flatten(0, 1).index_select(0, sources), targets)
 
 
 def pack_loss(model: Any, rows: Pack, device: torch.device | str, cache: Any = None) -> torch.Tensor:
@@ -115,7 +119,7 @@ def hidden_states(
     model: Any, ids: NDArray[np.int64], positions: NDArray[np.int64], device: torch.device | str, **options: Any
 ) -> torch.Tensor:
     """What the body gives for ids and positions [B, T]: [B, T, H]."""
-    ids_BT, positions_BT = (torch.from_numpy(np.ascontiguousarray(each)).to(device) for each in (ids, positions))
+    ids_BT, positions_BT = (torch.from_numpy(each).to(device) for each in (ids, positions))
     options = {"use_cache": False, **options}
     body = causal_lm(model).base_model
     hidden: torch.Tensor = body(input_ids=ids_BT, position_ids=positions_BT, **options).last_hidden_state

@@ -53,12 +53,11 @@ class Tail:
     def loss(self, hidden_NH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.logits(hidden_NH).float(), targets_N, reduction="sum")
 
-    def chunks(
-        self, hidden_NH: torch.Tensor, targets_N: torch.Tensor
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def chunks(self, hidden_NH: torch.Tensor, targets_N: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         vocabulary = self._model.get_output_embeddings().weight.shape[0]
         size = max(LEAST_POSITIONS, LOGITS_BYTES // (4 * vocabulary))
-        return zip(hidden_NH.split(size), targets_N.split(size), strict=True) if len(targets_N) else iter(())
+        for start in range(0, len(targets_N), size):
+            yield hidden_NH[start : start + size], targets_N[start : start + size]
 
 
 def causal_lm(model: Any) -> Any:

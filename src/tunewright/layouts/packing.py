@@ -8,6 +8,7 @@ positions, so that attention over the path's segments computes what the row alon
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,7 @@ class _Builder:
     def _clusters(self, members: Sequence[int], depth: int) -> Iterator[list[int]]:
         """Neighbours in lexicographic order that have enough in common beyond `depth`."""
         cluster = [members[0]]
-        for before, row in zip(members, members[1:], strict=False):
+        for before, row in pairwise(members):
             if self.sharing and self._common(before, row) - depth >= LEAST_SHARED:
                 cluster.append(row)
             else:

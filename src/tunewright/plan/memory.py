@@ -1,9 +1,9 @@
 """The peak memory of one LoRA training step, predicted without weights and without the device.
 
-In goes a model configuration, the dtypes, the LoRA shape and the shape of one step. The real architecture is built on
-fake tensors (shape, dtype and device, but no data), a real step is run on them with the optimizer state in place, and
-every storage is counted from the operation that makes it to the moment that Python or autograd lets go of it. Out comes
-the highest sum, and what it was made of.
+In goes a model configuration, the dtypes, the LoRA shape and the rows of one step with their layout. The real
+architecture is built on fake tensors (shape, dtype and device, but no data), the step that training makes is run on
+them by the same code, with the optimizer state in place, and every storage is counted from the operation that makes it
+to the moment that Python or autograd lets go of it. Out comes the highest sum, and what it was made of.
 
 What is not in the figure: the CUDA context, blocks that an allocator keeps without using them, the interpreter and its
 libraries, and scratch memory that an operator takes and gives back inside itself. On the CPU the second of these is
@@ -16,7 +16,7 @@ times without.
 import copy
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -34,7 +34,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from transformers import AutoModelForCausalLM, PretrainedConfig, masking_utils
 
-from tunewright.errors import ModelError, UsageError
+from tunewright.chat.rows import TokenRow
+from tunewright.errors import ModelError
+from tunewright.layouts.fused_lora import fuse_lora_layers
+from tunewright.layouts.layout import Kind, Layout
 from tunewright.models.base import with_adapter
 
 Device = Literal["cpu", "cuda"]
@@ -46,25 +49,19 @@ ALLOCATION_BYTES = 512
 
 
 @dataclass(frozen=True)
-class StepShape:
-    """The shape of one micro-step.
+class Step:
+    """What of an optimizer step is traced: rows of its most expensive micro-batches, and how they lie.
 
     Attributes:
-        rows: rows of the input ids.
-        tokens: tokens of each row; the input ids are `[rows, tokens]`.
-        supervised_tokens: positions of each row at which logits are computed; they are `[rows, supervised_tokens, V]`.
-        attention_mask: True for an explicit additive mask `[1, 1, tokens, tokens]`, as a row with a shared prefix
-            needs it; False for the model's own causal attention.
+        rows: of two micro-batches where there are several, since gradients are there from the second one on.
+        kind, batch_size, budget, keeps_prefix: as in `Layout`.
     """
 
-    rows: int
-    tokens: int
-    supervised_tokens: int
-    attention_mask: bool
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or not 1 <= self.supervised_tokens <= self.tokens:
-            raise UsageError("step shape", str(self), "rows >= 1 and 1 <= supervised_tokens <= tokens")
+    rows: Sequence[TokenRow]
+    kind: Kind
+    batch_size: int
+    budget: int
+    keeps_prefix: bool = True
 
 
 @dataclass(frozen=True)
@@ -106,9 +103,8 @@ class StorageLog(TorchDispatchMode):
     Storages can be labelled with a part at any time in their lives; tensors shaped like the logits label themselves.
     """
 
-    def __init__(self, logits_elements: int, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.logits_elements = logits_elements
         self.vocab_size = vocab_size
         self.allocations: list[Allocation] = []
         self.parts: dict[int, str] = {}
@@ -131,7 +127,7 @@ class StorageLog(TorchDispatchMode):
             self._live[key] = birth.serial
             self._append(birth)
             weakref.finalize(storage, self._release, key, birth).atexit = False
-            if tensor.numel() == self.logits_elements and tensor.shape[-1] == self.vocab_size:
+            if tensor.ndim and tensor.shape[-1] == self.vocab_size:
                 self.parts[birth.serial] = "logits"
         return tensor
 
@@ -174,7 +170,7 @@ def predict_peak_bytes(
     base_dtype: torch.dtype,
     compute_dtype: torch.dtype,
     adapter_dtype: torch.dtype = torch.float32,
-    shape: StepShape,
+    step: Step,
     gradient_checkpointing: bool,
     device: Device = "cpu",
 ) -> MemoryPrediction:
@@ -187,7 +183,7 @@ def predict_peak_bytes(
         base_dtype: the dtype in which the frozen weights are held.
         compute_dtype: the dtype of autocast if it differs from `base_dtype`; the same dtype means no autocast.
         adapter_dtype: the dtype of the adapter, its gradients and its optimizer state.
-        shape: the shape of one micro-step.
+        step: the rows and their layout.
         gradient_checkpointing: recompute each layer's activations in the backward pass (`use_reentrant=False`).
         device: where the step will run. Without CUDA here, the CPU's kernels stand in for those of `cuda`: autograd in
             torch needs a driver for `cuda` tensors, fake ones too. Both devices have attention that keeps no scores,
@@ -200,7 +196,7 @@ def predict_peak_bytes(
     traced: Device = "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"
     autocast_dtype = None if compute_dtype == base_dtype else compute_dtype
     vocab_size = config.get_text_config().vocab_size
-    log = StorageLog(shape.rows * shape.supervised_tokens * vocab_size, vocab_size)
+    log = StorageLog(vocab_size)
     try:
         model = _meta_lora_model(config, lora_r, lora_target_modules, base_dtype)
         with FakeTensorMode(allow_non_fake_inputs=True), _unpacked_positions():
@@ -208,12 +204,13 @@ def predict_peak_bytes(
             if gradient_checkpointing:
                 model.activation_checkpointing_enable({"use_reentrant": False})
                 model.enable_input_require_grads()
+            fuse_lora_layers(model)
             model.train()
             optimizer = _optimizer_with_state(model, foreach=device == "cuda")
             _label_parts(model, optimizer, log)
+            layout = Layout(model, step.kind, traced, step.batch_size, step.budget, step.keeps_prefix)
             with log:
-                inputs, targets = _step_inputs(shape, compute_dtype, traced)
-                _run_step(model, optimizer, inputs, targets, _autocast(traced, autocast_dtype))
+                _run_step(layout, step.rows, optimizer, _autocast(traced, autocast_dtype))
     except _UNTRACEABLE as error:
         raise ModelError(
             f"model type {config.model_type!r}",
@@ -287,42 +284,14 @@ def _label_parts(model: Any, optimizer: torch.optim.Optimizer, log: StorageLog) 
 
 
 def _run_step(
-    model: Any,
-    optimizer: torch.optim.Optimizer,
-    inputs: dict[str, Any],
-    targets: torch.Tensor,
-    autocast: AbstractContextManager[None],
+    layout: Layout, rows: Sequence[TokenRow], optimizer: torch.optim.Optimizer, autocast: AbstractContextManager[None]
 ) -> None:
-    """The step that training makes. The caller's names hold no logits while the backward pass runs."""
+    """The step that training makes."""
     with autocast:
-        logits = model(**inputs).logits
-    loss = _loss(logits, targets)
-    del logits
-    loss.backward()  # type: ignore[no-untyped-call]
+        layout.loss_sums(rows, scale=1.0)
     trainable = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     torch.nn.utils.clip_grad_norm_(trainable, 1.0, foreach=True)
     optimizer.step()
-
-
-def _loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in float32 of logits [rows, supervised_tokens, V] and targets [rows * supervised_tokens]."""
-    flat = logits.float().view(-1, logits.shape[-1])
-    return torch.nn.functional.cross_entropy(flat, targets, reduction="sum") / targets.numel()
-
-
-def _step_inputs(shape: StepShape, mask_dtype: torch.dtype, device: Device) -> tuple[dict[str, Any], torch.Tensor]:
-    """The model's arguments, and int64 targets `[rows * supervised_tokens]`."""
-    tokens = shape.tokens
-    positions = torch.arange(tokens, device=device).expand(shape.rows, tokens)
-    mask = torch.zeros(1, 1, tokens, tokens, dtype=mask_dtype, device=device) if shape.attention_mask else None
-    inputs = {
-        "input_ids": torch.zeros(shape.rows, tokens, dtype=torch.long, device=device),
-        "position_ids": positions,
-        "attention_mask": mask,
-        "use_cache": False,
-        "logits_to_keep": torch.arange(shape.supervised_tokens, device=device),
-    }
-    return inputs, torch.zeros(shape.rows * shape.supervised_tokens, dtype=torch.long, device=device)
 
 
 @contextmanager

@@ -10,24 +10,22 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 
 from tunewright.artifacts import RunDirectory, StageResult, sha256_of_json, write_json
-from tunewright.chat.order import plan_schedule
 from tunewright.chat.rows import TokenRows, shared_prefix_length
 from tunewright.errors import RecipeError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, fact, failed
+from tunewright.layouts.packing import plan_packs
 from tunewright.models.base import compute_device, find_base
 from tunewright.models.tensors import CheckpointTensors
-from tunewright.plan.memory import StepShape, predict_peak_bytes
+from tunewright.plan.layout import PlannedLayout, choose_layout
+from tunewright.plan.memory import Step, predict_peak_bytes
 from tunewright.recipe import PlanKeys
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 EFFICIENCY = 0.4  # Share of a square matrix product's speed that training steps reached where it was measured.
-SHORTEST_PREFIX = 16
-LEAST_SAVING = 0.1
 
 
 def inputs(config: PlanKeys) -> dict[str, str]:
@@ -44,27 +42,29 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
     device = compute_device()
     dtype = choose_dtype(config, device)
     rows = TokenRows(run / "tokens" / "train.safetensors")
-    prefix = shared_prefix_length(list(rows))
-    layout, reason = choose_layout(config, base_config, prefix, rows.lengths)
-    prefix = prefix if layout == "shared_prefix" else 0
-    shape = largest_step(config, rows, prefix)
+    layout = choose_layout(config, base_config, rows)
     prediction = predict_peak_bytes(
         base_config,
         lora_r=config.lora_r,
         lora_target_modules=config.lora_target_modules,
         base_dtype=getattr(torch, dtype),
         compute_dtype=getattr(torch, dtype),
-        shape=shape,
+        step=largest_step(config, rows, layout),
         gradient_checkpointing=config.gradient_checkpointing,
         device=device,
     )
     budget = memory_budget_bytes(config.memory_budget, device)
     plan: dict[str, Any] = {
-        "layout": layout,
-        "layout_reason": reason,
-        "shared_prefix_tokens": prefix,
+        "layout": layout.kind,
+        "layout_reason": layout.reason,
+        "pack_tokens": layout.pack_tokens,
+        "keeps_prefix": layout.keeps_prefix,
+        "shared_prefix_tokens": shared_prefix_length(list(rows)),
         "effective_batch_size": config.effective_batch_size,
-        **count_work(config, rows.lengths, prefix),
+        "optimizer_steps": layout.schedule.steps,
+        "steps_per_epoch": -(-len(rows) // config.effective_batch_size),
+        "tokens_per_epoch_padded": layout.epoch_tokens["padded"],
+        "tokens_per_epoch": layout.epoch_tokens[layout.kind],
         "peak_bytes": prediction.peak_bytes,
         "budget_bytes": budget,
         "fits": prediction.peak_bytes <= budget,
@@ -73,7 +73,7 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
         "dtype": dtype,
         "device": device,
     }
-    seconds = seconds_per_step(plan, base.path, supervised_share(rows, prefix))
+    seconds = seconds_per_step(plan, base.path, supervised_tokens(rows))
     plan |= {"seconds_per_step": seconds, "seconds": round(seconds * plan["optimizer_steps"], 1)}
     write_json(out / "plan.json", plan)
     return StageResult(check_plan(plan), {key: value for key, value in plan.items() if key != "seconds"})
@@ -87,61 +87,20 @@ def choose_dtype(config: PlanKeys, device: str) -> str:
     return "bfloat16" if config.bf16 else "float32"
 
 
-def choose_layout(config: PlanKeys, base_config: Any, prefix: int, lengths: list[int]) -> tuple[str, str]:
-    """The layout and the reason for it, as a sentence for a person."""
-    if config.layout == "padded":
-        return "padded", "The recipe asks for it."
-    mixed = set(getattr(base_config, "layer_types", None) or ["full_attention"]) - {"full_attention"}
-    obstacle = ""
-    if mixed:
-        obstacle = f"the base has layers of other kinds ({', '.join(sorted(mixed))})"
-    elif getattr(base_config, "sliding_window", None) and max(lengths) > base_config.sliding_window:
-        obstacle = "rows are longer than the base's sliding window"
-    elif config.gradient_checkpointing:
-        obstacle = "gradient checkpointing drops the prefix's keys and values"
-    elif config.lora_dropout:
-        obstacle = "LoRA dropout would fall alike on all rows of a step"
-    saved = saved_share(config, lengths, prefix)
-    if config.layout == "shared_prefix" and (obstacle or not prefix):
-        raise RecipeError("layout", "shared_prefix cannot be had", expected=obstacle or "rows with a common prefix")
-    if obstacle:
-        return "padded", f"Rows share {prefix} tokens, but {obstacle}."
-    if config.layout == "auto" and (prefix < SHORTEST_PREFIX or saved < LEAST_SAVING):
-        return "padded", f"Rows share {prefix} tokens; computing them once would save {saved:.0%}, too little to pay."
-    return "shared_prefix", f"All rows begin with the same {prefix} tokens; computing them once saves {saved:.0%}."
+def largest_step(config: PlanKeys, rows: TokenRows, layout: PlannedLayout) -> Step:
+    """The two most expensive micro-batches: those of a step of the longest rows."""
+    longest = sorted(range(len(rows)), key=lambda index: -rows.lengths[index])[: config.effective_batch_size]
+    step = [rows[index] for index in longest]
+    size, keeps = config.per_device_train_batch_size, layout.keeps_prefix
+    if layout.kind == "padded":
+        return Step(step[: 2 * size], layout.kind, size, 0, keeps)
+    packs = plan_packs(step, layout.pack_tokens, 0, layout.kind == "shared_prefix")
+    largest = sorted(packs, key=lambda each: -sum(len(row.ids) for row in each))[:2]
+    return Step([row for each in largest for row in each], layout.kind, size, layout.pack_tokens, keeps)
 
 
-def saved_share(config: PlanKeys, lengths: list[int], prefix: int) -> float:
-    """Share of the tokens of an average step that need not be computed if the prefix is computed once."""
-    rows = min(config.effective_batch_size, len(lengths))
-    whole = rows * float(np.mean(lengths))
-    return max(prefix * (rows - 1) / whole, 0.0)
-
-
-def largest_step(config: PlanKeys, rows: TokenRows, prefix: int) -> StepShape:
-    """The shape of the most expensive micro-batch: the longest rows, the shared prefix spread over them."""
-    size = min(config.per_device_train_batch_size, len(rows))
-    longest = sorted(range(len(rows)), key=lambda index: -rows.lengths[index])[:size]
-    supervised = -(-sum(int(rows[index].mask.sum()) for index in longest) // size)
-    tokens = max(rows.lengths) - prefix + -(-prefix // size)
-    return StepShape(rows=size, tokens=tokens, supervised_tokens=supervised, attention_mask=True)
-
-
-def supervised_share(rows: TokenRows, prefix: int) -> float:
-    """Learned tokens over computed ones."""
-    supervised = sum(int(row.mask.sum()) for row in rows)
-    return supervised / max(sum(rows.lengths) - prefix * len(rows), 1)
-
-
-def count_work(config: PlanKeys, lengths: list[int], prefix: int) -> dict[str, int]:
-    schedule = plan_schedule(config, len(lengths))
-    steps_per_epoch = -(-len(lengths) // config.effective_batch_size)
-    return {
-        "optimizer_steps": schedule.steps,
-        "steps_per_epoch": steps_per_epoch,
-        "tokens_per_epoch_padded": sum(lengths),
-        "tokens_per_epoch": sum(lengths) - prefix * (len(lengths) - steps_per_epoch),
-    }
+def supervised_tokens(rows: TokenRows) -> int:
+    return sum(int(row.mask.sum()) for row in rows)
 
 
 def memory_budget_bytes(text: str | None, device: str) -> int:
@@ -158,15 +117,14 @@ def memory_budget_bytes(text: str | None, device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def seconds_per_step(plan: dict[str, Any], base_path: Path, supervised_share: float) -> float:
+def seconds_per_step(plan: dict[str, Any], base_path: Path, supervised: int) -> float:
     """Seconds of an optimizer step, from its floating-point operations and a matrix product timed on this machine.
 
     A LoRA step costs four operations per weight of a linear layer and token: two forward, and two for the gradients of
     activations (there are none for frozen weights). The output layer sees supervised tokens alone.
     """
     body, head = linear_parameters(base_path)
-    tokens = plan["tokens_per_epoch"] / plan["steps_per_epoch"]
-    operations = 4 * tokens * (body + head * supervised_share)
+    operations = 4 * (plan["tokens_per_epoch"] * body + supervised * head) / plan["steps_per_epoch"]
     return round(float(operations) / (EFFICIENCY * matmul_flops(plan["dtype"], plan["device"])), 3)
 
 

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from tunewright.chat.conversation import Conversation
-from tunewright.chat.order import Schedule, learning_rate_factor, plan_schedule, split_by_length
+from tunewright.chat.order import Schedule, learning_rate_factor, plan_schedule
 from tunewright.chat.prompt import Prompt
-from tunewright.chat.rows import TokenRow, TokenRows
+from tunewright.chat.rows import TokenRows
 from tunewright.engines.hf import HFEngine
 from tunewright.errors import TrainingError
 from tunewright.events import Events
+from tunewright.layouts.layout import Layout
 from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import TrainingLog, resume_from_checkpoint, write_checkpoint
-from tunewright.train.layouts import Layout
 
 EVALUATIONS_PER_RUN = 4
 CHECKPOINTS_PER_RUN = 8
@@ -135,8 +135,8 @@ class Trainer:
         torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.model.train()
         with self.accelerator.autocast():
-            sums = self.layout.loss_sums(self.micro_batches(rows), scale=1 / supervised)
-        loss = sum(sums) / supervised
+            sums = self.layout.loss_sums(rows, scale=1 / supervised)
+        loss = float(torch.stack(sums).double().sum()) / supervised
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         self.validate_finite(step, loss, norm)
         rate = self.config.learning_rate * learning_rate_factor(self.config, step, self.schedule.steps)
@@ -155,9 +155,6 @@ class Trainer:
             }
         )
         return sum(len(row.ids) for row in rows)
-
-    def micro_batches(self, rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
-        return split_by_length(rows, self.config.per_device_train_batch_size)
 
     def validate_finite(self, step: int, loss: float, norm: float) -> None:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -185,5 +182,5 @@ class Trainer:
         rows = list(self.evaluation)
         supervised = sum(int(row.mask.sum()) for row in rows)
         with self.accelerator.autocast():
-            sums = self.layout.loss_sums(split_by_length(rows, self.config.per_device_train_batch_size), scale=None)
-        return sum(sums) / supervised
+            sums = self.layout.loss_sums(rows, scale=None)
+        return float(torch.stack(sums).double().sum()) / supervised

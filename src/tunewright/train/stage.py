@@ -11,11 +11,12 @@ import platform
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
 from tunewright import __version__
 from tunewright.artifacts import RunDirectory, StageResult, read_json, sha256_of_json, write_json
@@ -29,17 +30,18 @@ from tunewright.engines.canaries import CANARY_BATCH, TOP_K, record_canaries
 from tunewright.engines.hf import HFEngine, open_supervisor
 from tunewright.errors import RenderError, TrainingError
 from tunewright.events import Events
-from tunewright.evidence import Evidence, at_most, fact
+from tunewright.evidence import Evidence, at_most
+from tunewright.layouts.fused_lora import fuse_lora_layers
+from tunewright.layouts.layout import Layout, plain_loss
 from tunewright.models.base import Base, find_base, load_model
 from tunewright.models.tensors import tensor_hashes
 from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import TrainingLog
-from tunewright.train.fused_lora import fuse_lora_layers
-from tunewright.train.layouts import Layout
 from tunewright.train.loop import Samples, Trainer
 from tunewright.train.lora import attach_adapter, write_adapter
 
 CHECKPOINTS = "checkpoints"
+ROWS_COMPARED = 4
 
 
 def inputs(config: TrainKeys) -> dict[str, str]:
@@ -55,11 +57,11 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     engine = HFEngine(model, supervisor, "trained model", CANARY_BATCH)
     held_out = held_out_conversations(run)
     train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
-    layout, layout_evidence = choose_layout(plan, model, train, accelerator, events)
+    layout, layout_evidence = choose_layout(config, plan, model, train, accelerator, events)
     asked = dict(islice(proven_prompts(held_out, supervisor), config.sample_prompts))
     samples = Samples(list(asked), list(asked.values()), engine)
     trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, events)
-    key = training_key(config, run, base, layout.name, plan["dtype"])
+    key = training_key(config, run, base, layout.kind, plan["dtype"])
     log = trainer.run(run / CHECKPOINTS, key)
     directory = out / "adapter"
     write_adapter(directory, model, base.name)
@@ -67,17 +69,15 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     write_base(directory / "base.json", base)
     write_canaries(directory / "canaries.json", config, model, engine, held_out, events)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
-    facts = {"base": base.name, "layout": layout.name, "tokens_per_second": trainer.tokens_per_second}
+    facts = {"base": base.name, "layout": layout.kind, "tokens_per_second": trainer.tokens_per_second}
     return StageResult(
-        [*layout_evidence, *check_training(log.steps, log.evaluations)],
+        [layout_evidence, *check_training(log.steps, log.evaluations)],
         {**facts, **describe_log(log), **parameter_counts(model), "versions": versions()},
     )
 
 
 def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> Any:
     """The base in the planned dtype with a new adapter, ready for the loop."""
-    import torch
-
     model = load_model(base.path, getattr(torch, plan["dtype"]), plan["device"], config.trust_remote_code)
     model = attach_adapter(model, config)
     fuse_lora_layers(model)
@@ -122,26 +122,39 @@ def open_accelerator(dtype: str, device: str) -> Any:
 
 
 def choose_layout(
-    plan: dict[str, Any], model: Any, train: TokenRows, accelerator: Any, events: Events
-) -> tuple[Layout, list[Evidence]]:
-    """The planned layout, if on real rows it gives the padded layout's loss; else the padded one."""
-    device = plan["device"]
-    padded = Layout(model, np.zeros(0, np.int32), device)
-    if plan["layout"] == "padded":
-        return padded, []
-    shared = Layout(model, train[0].ids[: plan["shared_prefix_tokens"]], device)
-    rows = [[train[index] for index in range(min(2, len(train)))]]
-    with accelerator.autocast():
-        (expected,), (found,) = padded.loss_sums(rows, scale=None), shared.loss_sums(rows, scale=None)
-    difference = abs(found - expected) / abs(expected)
-    limit = 1e-5 if plan["dtype"] == "float32" else 2e-2
-    if difference <= limit:
-        detail = "Relative difference of the summed loss of two rows, shared prefix against padded, before training."
-        return shared, [at_most("shared_prefix_is_exact", difference, limit, detail)]
-    events.warning(
-        f"The shared prefix is not exact for this base (relative difference {difference:.1e}); rows are padded."
+    config: TrainKeys, plan: dict[str, Any], model: Any, train: TokenRows, accelerator: Any, events: Events
+) -> tuple[Layout, Evidence]:
+    """The planned layout, if on real rows it gives the loss that the model gives each row alone; else the padded one.
+
+    Raises:
+        TrainingError: the padded layout does not either.
+    """
+    planned = Layout(
+        model,
+        plan["layout"],
+        plan["device"],
+        config.per_device_train_batch_size,
+        plan["pack_tokens"],
+        plan["keeps_prefix"],
     )
-    return padded, [fact("shared_prefix_switched_off", difference, "It did not give the padded layout's loss.")]
+    rows = [train[index] for index in range(min(ROWS_COMPARED, len(train)))]
+    limit = 1e-5 if plan["dtype"] == "float32" else 2e-2
+    detail = f"Relative difference of the summed loss of {len(rows)} rows to that of each row alone, before training."
+    with torch.no_grad(), accelerator.autocast():
+        expected = sum(plain_loss(model, row, plan["device"]) for row in rows)
+        for layout in dict.fromkeys((planned, replace(planned, kind="padded"))):
+            found = float(torch.stack(layout.loss_sums(rows, scale=None)).double().sum())
+            difference = abs(found - expected) / abs(expected)
+            if difference <= limit:
+                return layout, at_most("layout_is_exact", difference, limit, f"{layout.kind}: {detail}")
+            events.warning(
+                f"The layout {layout.kind} is not exact for this base (relative difference {difference:.1e})."
+            )
+    raise TrainingError(
+        f"model type {model.config.model_type!r}",
+        f"its loss over a batch is not that of its rows alone (relative difference {difference:.1e})",
+        mend="Choose another base; please report this one.",
+    )
 
 
 def held_out_conversations(run: RunDirectory) -> list[Conversation]:
