@@ -1,15 +1,24 @@
 """Training: exact resume, a clear stop where the loss is not finite, and what the log says."""
 
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tunewright.artifacts import RunDirectory, read_json
+from tunewright.chat.rows import TokenRow
 from tunewright.errors import RecipeError, TrainingError
 from tunewright.events import Event, Events
+from tunewright.layouts.layout import Layout
 from tunewright.pipeline import run_pipeline
 from tunewright.recipe import read_recipe
+
+LAYOUTS = ("padded", "packed", "shared_prefix")
 
 
 class PulledPlug(BaseException):
@@ -63,7 +72,7 @@ def test_a_checkpoint_of_another_recipe_is_not_taken(tiny_recipe: Path, tmp_path
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"step \d+: the loss is nan"):
+    with pytest.raises(TrainingError, match=r"step \d+: the loss is nan .* its rows are rows.jsonl:\d+, "):
         train(tiny_recipe, tmp_path / "run", learning_rate=1e30, warmup_ratio=0.0)
     assert not (tmp_path / "run" / "adapter").exists()
 
@@ -89,6 +98,49 @@ def test_training_lowers_the_loss_and_every_step_has_a_gradient(tiny_recipe: Pat
     assert steps[-1]["loss"] < steps[0]["loss"]
     assert all(entry["grad_norm"] > 0 for entry in steps)
     assert [entry["step"] for entry in steps] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_running_out_of_memory_at_any_point_changes_nothing_that_is_learned(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    settings: dict[str, Any] = {"max_steps": 8, "per_device_train_batch_size": 4, "layout": LAYOUTS[seed % 3]}
+    undisturbed = adapter_weights_of(train(tiny_recipe, tmp_path / "undisturbed", **settings))
+    points, calls = set(np.random.default_rng(seed).choice(9, 5, replace=False) + 1), count()
+    whole = Layout.loss_sums
+
+    def without_memory(layout: Layout, rows: Sequence[TokenRow], scale: float | None) -> list[torch.Tensor]:
+        found = whole(layout, rows, scale)
+        if next(calls) in points and layout.smaller(rows) is not None:
+            raise torch.OutOfMemoryError("as if")
+        return found
+
+    monkeypatch.setattr(Layout, "loss_sums", without_memory)
+    run = train(tiny_recipe, tmp_path / "disturbed", **settings)
+    assert run.require_manifest("train").facts["out_of_memory"] >= 2
+    disturbed = adapter_weights_of(run)
+    for name, weights in undisturbed.items():
+        torch.testing.assert_close(disturbed[name], weights, rtol=0, atol=1e-6)
+
+
+def test_a_single_row_without_memory_ends_the_run_and_says_how_to_mend_it(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Layout.loss_sums
+
+    def without_memory(layout: Layout, rows: Sequence[TokenRow], scale: float | None) -> list[torch.Tensor]:
+        if scale is not None:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+        return whole(layout, rows, scale)
+
+    monkeypatch.setattr(Layout, "loss_sums", without_memory)
+    with pytest.raises(TrainingError, match=r"memory ran out with a single row of .* gradient_checkpointing"):
+        train(tiny_recipe, tmp_path / "run", max_steps=2)
+
+
+def adapter_weights_of(run: RunDirectory) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = load_file(run / "adapter" / "adapter_model.safetensors")
+    return found
 
 
 def test_unknown_target_modules_are_refused_by_name(tiny_recipe: Path, tmp_path: Path) -> None:

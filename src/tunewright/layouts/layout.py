@@ -12,7 +12,7 @@ supervised positions alone.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -64,6 +64,14 @@ class Layout:
                 return [self._learn(padded_loss(self.model, batch, self.device), scale) for batch in batches]
             with packed(causal_lm(self.model)):
                 return self._packed_sums(rows, scale)
+
+    def smaller(self, rows: Sequence[TokenRow]) -> "Layout | None":
+        """The same layout with micro-batches half as large; None where each of these rows is one by itself already."""
+        if self.kind == "padded":
+            return replace(self, batch_size=self.batch_size // 2) if min(self.batch_size, len(rows)) > 1 else None
+        sharing = self.kind == "shared_prefix"
+        tokens = [pack(part, 0, sharing).tokens for part in plan_packs(rows, self.budget, 0, sharing) if len(part) > 1]
+        return replace(self, budget=max(tokens) // 2) if tokens else None
 
     def _packed_sums(self, rows: Sequence[TokenRow], scale: float | None) -> list[torch.Tensor]:
         sharing = self.kind == "shared_prefix"

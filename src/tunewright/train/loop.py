@@ -6,7 +6,7 @@ takes. Every random number is seeded by the step, so that a resumed run computes
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from tunewright.chat.conversation import Conversation
+from tunewright.chat.degenerate import is_degenerate
 from tunewright.chat.order import Schedule, learning_rate_factor, plan_schedule
 from tunewright.chat.prompt import Prompt
-from tunewright.chat.rows import TokenRows
+from tunewright.chat.rows import TokenRow, TokenRows
 from tunewright.engines.hf import HFEngine
 from tunewright.errors import TrainingError
 from tunewright.events import Events
@@ -62,6 +63,7 @@ class Trainer:
         layout: how losses are computed.
         train, evaluation: proven rows.
         samples: what is answered at each evaluation.
+        row_names: the names of training rows, by index, for messages.
         events: where progress goes.
     """
 
@@ -74,6 +76,7 @@ class Trainer:
         train: TokenRows,
         evaluation: TokenRows,
         samples: Samples,
+        row_names: Callable[[Sequence[int]], list[str]],
         events: Events,
     ) -> None:
         self.config = config
@@ -83,6 +86,7 @@ class Trainer:
         self.train = train
         self.evaluation = evaluation
         self.samples = samples
+        self.row_names = row_names
         self.events = events
         self.schedule: Schedule = plan_schedule(config, len(train))
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -95,6 +99,7 @@ class Trainer:
         )
         self.log = TrainingLog()
         self.tokens_per_second = 0.0
+        self.splits = 0
 
     def run(self, checkpoints: Path, key: str) -> TrainingLog:
         """Train to the end, from the newest checkpoint of the same training if there is one.
@@ -132,11 +137,8 @@ class Trainer:
         """One optimizer step; the number of tokens in its rows."""
         rows = [self.train[index] for index in self.schedule.rows_of_step(step)]
         supervised = sum(int(row.mask.sum()) for row in rows)
-        torch.manual_seed(self.config.seed * 1_000_003 + step)
         self.model.train()
-        with self.accelerator.autocast():
-            sums = self.layout.loss_sums(rows, scale=1 / supervised)
-        loss = float(torch.stack(sums).double().sum()) / supervised
+        loss = self.loss_sum(rows, 1 / supervised, step) / supervised
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
         self.validate_finite(step, loss, norm)
         rate = self.config.learning_rate * learning_rate_factor(self.config, step, self.schedule.steps)
@@ -156,12 +158,52 @@ class Trainer:
         )
         return sum(len(row.ids) for row in rows)
 
+    def loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
+        """The summed loss of rows and, with `scale`, the gradients; see `Layout.loss_sums`.
+
+        Where memory runs out, everything of these rows is computed again in smaller micro-batches, which give the same
+        sums and gradients; they stay smaller from then on.
+
+        Raises:
+            TrainingError: a single row does not fit.
+        """
+        while True:
+            torch.manual_seed(self.config.seed * 1_000_003 + step)
+            try:
+                with self.accelerator.autocast():
+                    sums = self.layout.loss_sums(rows, scale)
+                return float(torch.stack(sums).double().sum())
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Here the error and the tensors that its frames held are gone.
+            self.optimizer.zero_grad(set_to_none=True)
+            self.layout = self.split_micro_batches(rows, step)
+
+    def split_micro_batches(self, rows: Sequence[TokenRow], step: int) -> Layout:
+        smaller = self.layout.smaller(rows)
+        if smaller is None:
+            raise TrainingError(
+                f"step {step + 1}",
+                f"memory ran out with a single row of {max(len(row.ids) for row in rows)} tokens",
+                mend="Set gradient_checkpointing, or lower max_length.",
+            )
+        self.splits += 1
+        self.events.warning(
+            f"Memory ran out in step {step + 1}: micro-batches are half as large, its result is the same."
+        )
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return smaller
+
     def validate_finite(self, step: int, loss: float, norm: float) -> None:
+        """Raise `TrainingError` that names the step's rows."""
         if math.isfinite(loss) and math.isfinite(norm):
             return
+        names = ", ".join(self.row_names(self.schedule.rows_of_step(step)))
         raise TrainingError(
             f"step {step + 1}",
-            f"the loss is {loss} and the gradient norm {norm}",
+            f"the loss is {loss} and the gradient norm {norm}; its rows are {names}",
             expected="finite numbers",
             mend="Lower learning_rate; the last checkpoint before this step is kept. In float16, use bfloat16.",
         )
@@ -169,18 +211,31 @@ class Trainer:
     def evaluate(self, step: int) -> None:
         """Evaluation loss and answered samples after `step` steps, into the log and the events."""
         self.model.eval()
-        entry: dict[str, Any] = {"step": step, "eval_loss": self.evaluation_loss(), "samples": self.samples.answer()}
+        samples = self.samples.answer()
+        entry: dict[str, Any] = {"step": step, "eval_loss": self.evaluation_loss(step), "samples": samples}
         self.log.evaluations.append(entry)
         self.events.emit("metric", step=step, eval_loss=entry["eval_loss"])
-        for sample in entry["samples"]:
+        for sample in samples:
             self.events.emit("sample", step=step, **sample)
+            if step and (fault := degeneration(sample)):
+                self.events.warning(f"After step {step} the answer to {sample['id']} is degenerate: {fault}.")
 
-    def evaluation_loss(self) -> float | None:
+    def evaluation_loss(self, step: int) -> float | None:
         """Mean cross-entropy over the supervised tokens of all held-out rows; None if there are none."""
         if not len(self.evaluation):
             return None
         rows = list(self.evaluation)
         supervised = sum(int(row.mask.sum()) for row in rows)
-        with self.accelerator.autocast():
-            sums = self.layout.loss_sums(rows, scale=None)
-        return float(torch.stack(sums).double().sum()) / supervised
+        return self.loss_sum(rows, None, step) / supervised
+
+
+def degeneration(sample: dict[str, str]) -> str | None:
+    """Why a sample's answer is degenerate; None if it is not, or if what it should say looks like that too."""
+    return None if is_degenerate(sample["target"]) else is_degenerate(sample["answer"])
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or this process has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

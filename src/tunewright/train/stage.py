@@ -9,9 +9,10 @@ Always: the same inputs give the same adapter bit by bit on the same machine, in
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     layout, layout_evidence = choose_layout(config, plan, model, train, accelerator, events)
     asked = dict(islice(proven_prompts(held_out, supervisor), config.sample_prompts))
     samples = Samples(list(asked), list(asked.values()), engine)
-    trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, events)
+    trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, partial(names_of, run), events)
     key = training_key(config, run, base, layout.kind, plan["dtype"])
     log = trainer.run(run / CHECKPOINTS, key)
     directory = out / "adapter"
@@ -69,7 +70,12 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     write_base(directory / "base.json", base)
     write_canaries(directory / "canaries.json", config, model, engine, held_out, events)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
-    facts = {"base": base.name, "layout": layout.kind, "tokens_per_second": trainer.tokens_per_second}
+    facts = {
+        "base": base.name,
+        "layout": layout.kind,
+        "tokens_per_second": trainer.tokens_per_second,
+        "out_of_memory": trainer.splits,
+    }
     return StageResult(
         [layout_evidence, *check_training(log.steps, log.evaluations)],
         {**facts, **describe_log(log), **parameter_counts(model), "versions": versions()},
@@ -85,6 +91,11 @@ def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> Any:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     return model
+
+
+def names_of(run: RunDirectory, indices: Sequence[int]) -> list[str]:
+    names = read_json(run / "tokens" / "index.json")["train"]
+    return [names[index] for index in indices]
 
 
 def training_key(config: TrainKeys, run: RunDirectory, base: Base, layout: str, dtype: str) -> str:
