@@ -20,7 +20,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-STEPS = 3
 ROWS = 16
 PEER_SETTINGS = ((4, 4, False), (8, 2, False), (16, 1, False), (4, 4, True))  # rows, accumulation, padding-free
 PEER = """
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument("workloads", nargs="+")
     parser.add_argument("--peer", help="Python that has trl")
     parser.add_argument("--layout", default="auto")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps")
     parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
@@ -71,10 +71,10 @@ def main() -> None:
 
 
 def measured(arguments: argparse.Namespace, workload: str) -> str:
-    rows = rows_of(workload, arguments.model)
+    rows = rows_of(workload, arguments.model, ROWS * (arguments.steps + 1))
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "rows.json"
-        path.write_text(json.dumps({"rows": rows, "steps": STEPS + 1}), encoding="utf-8")
+        path.write_text(json.dumps({"rows": rows, "steps": arguments.steps + 1}), encoding="utf-8")
         ours = result_of(
             [sys.executable, __file__, str(arguments.model), str(path), "--ours", "--layout", arguments.layout]
         )
@@ -87,7 +87,7 @@ def measured(arguments: argparse.Namespace, workload: str) -> str:
     setting, peer = min(peers.items(), key=lambda item: sum(item[1]["seconds"][1:]))
     if not ours["grad_norm"] or abs(ours["loss"] - peer["loss"]) > 1e-3 * peer["loss"]:
         raise SystemExit(f"{workload}: the sides do not train the same: {ours['loss']}, {peer['loss']}")
-    mine, theirs = (sum(each["seconds"][1:]) / STEPS for each in (ours, peer))
+    mine, theirs = (sum(each["seconds"][1:]) / arguments.steps for each in (ours, peer))
     tokens = sum(len(ids) for ids, _ in rows) / len(rows)
     kind = f"{setting[0]} rows x {setting[1]}" + (", padding-free" if setting[2] else "")
     memory = " and ".join(f"{each['peak_bytes'] / 2**30:.2f}" for each in (ours, peer))
@@ -106,11 +106,10 @@ def result_of(command: list[str]) -> dict[str, Any]:
     return found
 
 
-def rows_of(workload: str, model: Path) -> list[tuple[list[int], list[int]]]:
+def rows_of(workload: str, model: Path, count: int) -> list[tuple[list[int], list[int]]]:
     """Token ids and masks of the rows of all steps."""
     kind, _, detail = workload.partition(":")
     rng = random.Random(0)  # noqa: S311
-    count = ROWS * (STEPS + 1)
     if kind == "prefix":
         prefix = [rng.randrange(10, 40_000) for _ in range(int(detail))]
         return [with_answer(prefix, rng.randrange(15, 41), rng.randrange(30, 91), rng) for _ in range(count)]
@@ -153,12 +152,12 @@ def train_ours(model_path: Path, rows_path: Path, layout: str) -> dict[str, Any]
     from tunewright.recipe import PlanKeys, TrainKeys
     from tunewright.train.lora import attach_adapter
 
-    config = TrainKeys(learning_rate=1e-4, max_steps=STEPS + 1)
+    config = TrainKeys(learning_rate=1e-4)
     data = json.loads(rows_path.read_text(encoding="utf-8"))["rows"]
     made = [SupervisedRow("", np.array(ids, np.int32), np.array(mask, np.bool_), mask.index(1)) for ids, mask in data]
     write_rows(rows_path.with_suffix(".safetensors"), made)
     rows = TokenRows(rows_path.with_suffix(".safetensors"))
-    plan_keys = PlanKeys(layout=layout, max_steps=STEPS + 1)
+    plan_keys = PlanKeys(layout=layout, max_steps=len(rows) // ROWS)
     planned = choose_layout(plan_keys, AutoConfig.from_pretrained(str(model_path)), rows)
     model = attach_adapter(load_model(model_path, torch.float32), config)
     fuse_lora_layers(model)

@@ -13,15 +13,16 @@ from typing import Any
 import psutil
 
 from tunewright.artifacts import RunDirectory, StageResult, sha256_of_json, write_json
-from tunewright.chat.rows import TokenRows, shared_prefix_length
+from tunewright.chat.rows import TokenRow, TokenRows, shared_prefix_length
 from tunewright.errors import RecipeError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, fact, failed
 from tunewright.layouts.packing import plan_packs
 from tunewright.models.base import compute_device, find_base
 from tunewright.models.tensors import CheckpointTensors
+from tunewright.plan.fit import Fit, find_fit
 from tunewright.plan.layout import PlannedLayout, choose_layout
-from tunewright.plan.memory import Step, predict_peak_bytes
+from tunewright.plan.memory import MemoryPrediction, Step, predict_peak_bytes
 from tunewright.recipe import PlanKeys
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -43,16 +44,23 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
     dtype = choose_dtype(config, device)
     rows = TokenRows(run / "tokens" / "train.safetensors")
     layout = choose_layout(config, base_config, rows)
-    prediction = predict_peak_bytes(
-        base_config,
-        lora_r=config.lora_r,
-        lora_target_modules=config.lora_target_modules,
-        base_dtype=getattr(torch, dtype),
-        compute_dtype=getattr(torch, dtype),
-        step=largest_step(config, rows, layout),
-        gradient_checkpointing=config.gradient_checkpointing,
-        device=device,
-    )
+
+    def predict(changed: PlanKeys, limit: int) -> MemoryPrediction:
+        """What a step of a changed recipe takes, with rows cut to `limit` tokens."""
+        planned = layout if changed == config else choose_layout(changed, base_config, rows)
+        return predict_peak_bytes(
+            base_config,
+            lora_r=config.lora_r,
+            lora_target_modules=config.lora_target_modules,
+            base_dtype=getattr(torch, dtype),
+            compute_dtype=getattr(torch, dtype),
+            step=largest_step(changed, rows, planned, limit),
+            gradient_checkpointing=changed.gradient_checkpointing,
+            device=device,
+        )
+
+    longest = max(rows.lengths)
+    prediction = predict(config, longest)
     budget = memory_budget_bytes(config.memory_budget, device)
     plan: dict[str, Any] = {
         "layout": layout.kind,
@@ -73,10 +81,15 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
         "dtype": dtype,
         "device": device,
     }
+    fit = None
+    if not plan["fits"]:
+        events.note("The step does not fit into memory: looking for the cheapest change that does.")
+        fit = find_fit(config, lambda changed, limit: predict(changed, limit).peak_bytes, budget, longest)
+        plan["changes"] = fit.changes if fit else []
     seconds = seconds_per_step(plan, base.path, supervised_tokens(rows))
     plan |= {"seconds_per_step": seconds, "seconds": round(seconds * plan["optimizer_steps"], 1)}
     write_json(out / "plan.json", plan)
-    return StageResult(check_plan(plan), {key: value for key, value in plan.items() if key != "seconds"})
+    return StageResult(check_plan(plan, fit), {key: value for key, value in plan.items() if key != "seconds"})
 
 
 def choose_dtype(config: PlanKeys, device: str) -> str:
@@ -87,16 +100,25 @@ def choose_dtype(config: PlanKeys, device: str) -> str:
     return "bfloat16" if config.bf16 else "float32"
 
 
-def largest_step(config: PlanKeys, rows: TokenRows, layout: PlannedLayout) -> Step:
-    """The two most expensive micro-batches: those of a step of the longest rows."""
+def largest_step(config: PlanKeys, rows: TokenRows, layout: PlannedLayout, limit: int) -> Step:
+    """The two most expensive micro-batches: those of a step of the longest rows, each cut to `limit` tokens."""
     longest = sorted(range(len(rows)), key=lambda index: -rows.lengths[index])[: config.effective_batch_size]
-    step = [rows[index] for index in longest]
+    step = [cut(rows[index], limit) for index in longest]
     size, keeps = config.per_device_train_batch_size, layout.keeps_prefix
     if layout.kind == "padded":
         return Step(step[: 2 * size], layout.kind, size, 0, keeps)
     packs = plan_packs(step, layout.pack_tokens, 0, layout.kind == "shared_prefix")
     largest = sorted(packs, key=lambda each: -sum(len(row.ids) for row in each))[:2]
     return Step([row for each in largest for row in each], layout.kind, size, layout.pack_tokens, keeps)
+
+
+def cut(row: TokenRow, limit: int) -> TokenRow:
+    """The row's first tokens, of which the last is learned, as in every row that is trained on."""
+    if len(row.ids) <= limit:
+        return row
+    mask = row.mask[:limit].copy()
+    mask[-1] = True
+    return TokenRow(row.ids[:limit], mask, min(row.prompt_length, limit - 1))
 
 
 def supervised_tokens(rows: TokenRows) -> int:
@@ -151,14 +173,16 @@ def matmul_flops(dtype: str, device: str, size: int = 1024, repeats: int = 8) ->
     return 2 * size**3 / best
 
 
-def check_plan(plan: dict[str, Any]) -> list[Evidence]:
+def check_plan(plan: dict[str, Any], fit: Fit | None) -> list[Evidence]:
     peak, budget = plan["peak_bytes"], plan["budget_bytes"]
     detail = f"Predicted peak {peak / 2**30:.2f} GiB of {budget / 2**30:.2f} GiB."
     if plan["fits"]:
         fits = Evidence("memory_fits", peak, f"<= {budget}", "pass", detail)
-    else:
-        mend = (
-            " Lower per_device_train_batch_size and raise gradient_accumulation_steps, or set gradient_checkpointing."
-        )
+    elif fit:
+        mend = f" With {fit.options} it takes {fit.peak_bytes / 2**30:.2f} GiB, and the same is learned."
+        if fit.changes[-1]["key"] == "max_length":
+            mend = mend.replace(", and the same is learned", "; longer rows would then be cut")
         fits = failed("memory_fits", peak, f"<= {budget}", detail + mend)
+    else:
+        fits = failed("memory_fits", peak, f"<= {budget}", f"{detail} No change of the recipe makes it fit.")
     return [fits, fact("optimizer_steps", plan["optimizer_steps"], plan["layout_reason"])]
