@@ -43,9 +43,7 @@ def test_greedy_answers_of_a_batch_are_those_of_single_prompts(engine: HFEngine,
     assert engine.greedy(prompts, 10) == single
 
 
-def test_a_batch_computes_the_prefix_that_its_prompts_share_once(
-    engine: HFEngine, asked: list[Prompt]
-) -> None:
+def test_a_batch_computes_the_prefix_that_its_prompts_share_once(engine: HFEngine, asked: list[Prompt]) -> None:
     prompts = [engine.prompt_ids(prompt) for prompt in asked]
     shared = engine._shared_prefix(prompts)
     assert shared >= 16
@@ -69,9 +67,7 @@ def test_llama_cpp_renders_and_tokenizes_the_same_prompt(
         assert llama_cpp.prompt_ids(prompt) == engine.prompt_ids(prompt)
 
 
-def test_llama_cpp_scores_like_hugging_face(
-    engine: HFEngine, llama_cpp: LlamaCppEngine, asked: list[Prompt]
-) -> None:
+def test_llama_cpp_scores_like_hugging_face(engine: HFEngine, llama_cpp: LlamaCppEngine, asked: list[Prompt]) -> None:
     prompt = engine.prompt_ids(asked[0])
     (answer,) = engine.greedy([prompt], 6)
     pairs = zip(engine.score(prompt, answer, 32), llama_cpp.score(prompt, answer, 128), strict=True)

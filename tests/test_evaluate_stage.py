@@ -239,7 +239,9 @@ def test_progress_counts_the_answers_of_all_engines(tmp_path: Path) -> None:
     run = write_run(tmp_path, TRAIN, HELD_OUT)
     engines = {label: partial(ScriptedEngine, label, RIGHT) for label in ("base", "merged")}
     limits = AnswerLimits(10, frozenset({STOP}), 7)
-    stage.evaluate(EvaluateKeys(), run, questions(HELD_OUT), limits, 0, engines, tmp_path / "out", Events(None, (seen.append,)))
+    stage.evaluate(
+        EvaluateKeys(), run, questions(HELD_OUT), limits, 0, engines, tmp_path / "out", Events(None, (seen.append,))
+    )
     assert (seen[-1]["unit"], seen[-1]["done"], seen[-1]["total"]) == ("answers", 40, 40)
 
 
@@ -331,7 +333,9 @@ def test_real_models_answer_the_held_out_rows(tmp_path: Path) -> None:
     rows = HELD_OUT[:3]
     run = write_run(tmp_path / "run", TRAIN, rows)
     write_tiny_base(run / "merged", seed=1)
-    write_json(run / "tokens" / "template.json", {"stop_ids": [STOP], "chat_template": CHAT_TEMPLATE, "special_tokens": {}})
+    write_json(
+        run / "tokens" / "template.json", {"stop_ids": [STOP], "chat_template": CHAT_TEMPLATE, "special_tokens": {}}
+    )
     config = EvaluateKeys(model=str(write_tiny_base(tmp_path / "base")), max_new_tokens=5, evaluate_batch_size=2)
     result = stage.run(config, run, tmp_path / "out", Events())
     written = read_json(tmp_path / "out" / "evaluate" / "results.json")
