@@ -19,7 +19,7 @@ from tunewright.errors import TunewrightError
 VARIABLE = "TUNEWRIGHT_OLLAMA"
 SECONDS_TO_START = 30
 # How Go's log writes a text: between quotes, with Go's escapes.
-LOGGED_PROMPT = re.compile(r'msg="chat request".* prompt=("(?:[^"\\]|\\.)*"|\S*)')
+LOGGED_PROMPT = re.compile(r'level=TRACE .*msg="completion request" prompt=("(?:[^"\\]|\\.)*"|\S*)')
 ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))", re.DOTALL)
 PLAIN_ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 
@@ -68,7 +68,7 @@ def process(binary: Path, directory: Path, address: str, log: int) -> Iterator[N
         "OLLAMA_HOST": address,
         "OLLAMA_MODELS": str(directory / "models"),
         "OLLAMA_NUM_GPU": "0",
-        "OLLAMA_DEBUG": "1",
+        "OLLAMA_DEBUG": "2",  # with the text of each prompt
     }
     started = subprocess.Popen(
         [str(binary), "serve"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log

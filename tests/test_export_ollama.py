@@ -87,10 +87,9 @@ def test_the_go_template_of_chatml_is_exactly_this() -> None:
         "{{ else }}<|im_end|>\n<|im_start|>user\n{{ end }}{{ .Content }}"
         "{{ if $last }}<|im_end|>\n<|im_start|>assistant\n{{ end }}{{ $asked = true }}"
         '{{ else if eq .Role "assistant" }}'
-        '{{ if not $asked }}{{ template "the model was not trained with an answer before the first question" . }}'
-        '{{ end }}{{ if .ToolCalls }}{{ template "the model was not trained with a call of a tool" . }}{{ end }}'
-        "{{ if $end }}{{ .Content }}{{ else }}<|im_end|>\n<|im_start|>assistant\n{{ .Content }}{{ end }}"
-        "{{ $answered = true }}{{ else }}"
+        '{{ if .ToolCalls }}{{ template "the model was not trained with a call of a tool" . }}{{ end }}'
+        "{{ if $asked }}{{ if $end }}{{ .Content }}{{ else }}<|im_end|>\n<|im_start|>assistant\n{{ .Content }}{{ end }}"
+        "{{ $answered = true }}{{ end }}{{ else }}"
         '{{ template "the model was not trained with a message of another role than system, user and assistant" . }}'
         "{{ end }}{{ end }}"
         '{{ if not $asked }}{{ template "the model was not trained with a chat without a question" . }}{{ end }}'
@@ -172,7 +171,6 @@ def test_thoughts_are_cut_where_the_template_cuts_them_and_refused_where_that_is
     [
         ([], "a chat without a question"),
         ([Message("system", "Hi")], "a chat without a question"),
-        ([Message("assistant", "Hi"), HELLO], "an answer before the first question"),
         ([HELLO, Message("system", "Hi"), HELLO], "a system message behind the first message"),
         ([HELLO, Message("assistant", "", tool_calls=(ToolCall("f", "{}"),)), HELLO], "a call of a tool"),
         ([HELLO, Message("tool", "7")], "a message of another role"),
@@ -193,6 +191,12 @@ def test_a_system_message_is_an_error_where_the_template_takes_none() -> None:
 def test_the_begin_of_an_answer_is_continued() -> None:
     text = go_template(ChatTemplate(CHAT_TEMPLATE))
     assert rendered(text, HELLO, Message("assistant", "It ")) == rendered(text, HELLO) + "It "
+
+
+def test_an_answer_before_the_first_question_is_left_out_as_ollama_drops_the_oldest_messages() -> None:
+    text = go_template(ChatTemplate(CHAT_TEMPLATE))
+    chat = [HELLO, Message("assistant", "Hi"), HELLO]
+    assert rendered(text, *chat[1:]) == rendered(text, *chat[2:])
 
 
 def test_braces_in_a_literal_do_not_open_an_action() -> None:

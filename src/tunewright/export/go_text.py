@@ -26,9 +26,10 @@ def write_go_template(pieces: PromptPieces, thoughts: Thoughts = "kept") -> str:
     generation = choice({(key,): text for key, text in pieces.generation.items()}, ("$hasSystem",), system)
     on_question = before_question + question + when("$last", generation) + act("$asked = true")
     # An answer at the end of a chat is the begin of the one that is asked for: `generation` stands before it.
+    # One before the first question is left out: Ollama drops the oldest messages of a chat that does not fit, and tries
+    # the template on every end of a chat while it looks for the longest that fits.
     on_answer = when("$end", act(".Content"), before_answer + call(answer, ".Content")) + act("$answered = true")
-    refused_answer = when("not $asked", refuse("an answer before the first question"))
-    refused_answer += when(".ToolCalls", refuse("a call of a tool"))
+    refused_answer = when(".ToolCalls", refuse("a call of a tool"))
     refused_system = when("$i", refuse("a system message behind the first message"))
     return (
         definitions.text
@@ -39,7 +40,7 @@ def write_go_template(pieces: PromptPieces, thoughts: Thoughts = "kept") -> str:
         + act("$nextLast := le (len (slice $.Messages $i)) 3")
         + (act('if eq .Role "system"') + refused_system + on_system(pieces))
         + (act('else if eq .Role "user"') + on_question)
-        + (act('else if eq .Role "assistant"') + refused_answer + on_answer)
+        + (act('else if eq .Role "assistant"') + refused_answer + when("$asked", on_answer))
         + (act("else") + refuse("a message of another role than system, user and assistant") + END)
         + (END + when("not $asked", refuse("a chat without a question")))
     )
