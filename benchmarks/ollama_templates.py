@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunewright.chat.conversation import Message
 from tunewright.chat.prompt import Prompt
 from tunewright.chat.template import ChatTemplate
 from tunewright.chat.trained import pinned
@@ -58,6 +59,8 @@ of its own in the place of the trained one, or uses none at all. So a TEMPLATE i
 |---|---|---|---|"""
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 N_CTX = 16384
+# The real Ollama is asked one in so many of a proof's conversations, others for each template.
+ONE_IN = 4
 # A tiny model gains nothing from more, and threads that wait for each other take long on a busy machine.
 ONE_THREAD = {"num_thread": 1}
 
@@ -86,7 +89,7 @@ def main() -> None:
     battery = Path(os.environ.get("TUNEWRIGHT_BATTERY") or Path(__file__).parents[2] / "shared" / "battery")
     with tempfile.TemporaryDirectory() as scratch, real_ollama(Path(scratch)) as real:
         gguf = tiny_gguf(Path(scratch))
-        rows = [row_of(path, gguf, real) for path in templates(battery)]
+        rows = [row_of(path, gguf, real, number % ONE_IN) for number, path in enumerate(templates(battery))]
         counts = Counter(bool(row.asked) for row in rows)
         asked, same = (sum(getattr(row, name) for row in rows) for name in ("asked", "same"))
         version = real.server.version()
@@ -105,7 +108,7 @@ def tiny_gguf(directory: Path) -> Path:
     return directory / "tiny.gguf"
 
 
-def row_of(path: Path, gguf: Path, real: Any) -> Row:
+def row_of(path: Path, gguf: Path, real: Any, first: int) -> Row:
     template = pinned(ChatTemplate(path.read_text(encoding="utf-8"), TOKENS), [()])
     guess = guess_template(real.server, template.source)
     left_alone = f"its own, {len(guess.template)} characters" if guess.is_replaced else "none"
@@ -114,16 +117,16 @@ def row_of(path: Path, gguf: Path, real: Any) -> Row:
     except ExportError as error:
         return Row(path.stem, f"refused: {error.found}", 0, 0, left_alone)
     verdict = " ".join([f"proven on {proof.conversations}.", *proof.notes])
-    same = list(same_in_ollama(template, proof.text, proof.conversations, proof.takes_system, gguf, real))
+    conversations = [*proof_conversations(proof.takes_system), *thinking_conversations()][: proof.conversations]
+    same = list(same_in_ollama(template, proof.text, conversations[first::ONE_IN], gguf, real))
     return Row(path.stem, verdict, len(same), sum(same), left_alone)
 
 
 def same_in_ollama(
-    template: ChatTemplate, text: str, proven_on: int, takes_system: bool, gguf: Path, real: Any
+    template: ChatTemplate, text: str, conversations: list[list[Message]], gguf: Path, real: Any
 ) -> Iterator[bool]:
-    """For each conversation of the proof, whether Ollama's prompt is the Jinja template's text."""
+    """For each conversation, whether Ollama's prompt is the Jinja template's text."""
     prompts = plain_prompts(template)
-    conversations = [*proof_conversations(takes_system), *thinking_conversations()][:proven_on]
     with temporary_model(real.server, ModelSource(gguf, text, parameters=ONE_THREAD)) as model:
         engine = OllamaEngine(real.server, model, model, N_CTX)
         before = len(real.prompts())
