@@ -88,8 +88,8 @@ def test_a_chat_that_was_not_proven_is_an_error_that_names_it(real: RealOllama, 
         engine = OllamaEngine(real.server, model, "Ollama", N_CTX)
         with pytest.raises(EngineError, match="not trained with a message of another role"):
             engine.answer(Prompt((HELLO, Message("tool", "7"))), 1)
+        tools = '[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]'
         with pytest.raises(EngineError, match="does not support tools"):
-            tools = '[{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]'
             engine.answer(Prompt((HELLO,), tools=tools), 1)
         engine.close()
 
