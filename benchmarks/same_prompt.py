@@ -132,20 +132,20 @@ def compare_engines(name: str, checkpoint: Path, scratch: Path, real: Any) -> It
 
     line("llama.cpp", "ids", same(map(llama_cpp.prompt_ids, prompts()), expected))
     endpoint = OpenAIEngine(f"{llama_cpp.url}/v1", "tunewright", "llama.cpp, /v1")
-    compare_text_engine(endpoint, "llama.cpp, `/v1`", expected, answers, line)
+    compare_counts(endpoint, "llama.cpp, `/v1`", expected, line)
     template = proven_go_template(supervisor.template, added_bos_text(read_gguf_facts(gguf)))
     stops = supervisor.tokenizer.convert_ids_to_tokens(sorted(supervisor.stop_ids))
-    source = ModelSource(gguf, template.text, parameters={"stop": stops, "num_ctx": N_CTX, "num_thread": 2})
+    source = ModelSource(gguf, template.text, parameters={"stop": stops, "num_ctx": N_CTX, "num_thread": 1})
     with temporary_model(real.server, source) as model:
         ollama = OllamaEngine(real.server, model, "Ollama", N_CTX)
-        before = len(real.prompts())
-        found = compare_text_engine(ollama, "Ollama", expected, answers, line)
-        rendered = real.prompts()[before:]
+        compare_counts(ollama, "Ollama", expected, line)
         texts = [prompt.text(supervisor.template) for prompt in prompts()]
-        if rendered:
-            line("Ollama", "text of the prompt, from its log", same(rendered[-COUNT:], texts))
+        if rendered := real.prompts()[-COUNT:]:
+            line("Ollama", "text of the prompt, from its log", same(rendered, texts))
         v1 = OpenAIEngine(f"{real.server.url}/v1", model, "Ollama, /v1")
-        compare_text_engine(v1, "Ollama, `/v1`", expected, answers, line)
+        compare_counts(v1, "Ollama, `/v1`", expected, line)
+        found = [ollama.answer(prompt, NEW_TOKENS) for prompt in prompts()]
+        line("Ollama", f"greedy text of {NEW_TOKENS} tokens, to llama.cpp's", same(found, answers))
         ollama.close()
     llama_cpp.close()
     agreement = sum(map(text_agreement, found, answers)) / COUNT
@@ -153,13 +153,8 @@ def compare_engines(name: str, checkpoint: Path, scratch: Path, real: Any) -> It
     yield effect(name, supervisor, source, real)
 
 
-def compare_text_engine(
-    engine: TextEngine, shown: str, expected: list[list[int]], answers: list[str], line: Callable[..., None]
-) -> list[str]:
+def compare_counts(engine: TextEngine, shown: str, expected: list[list[int]], line: Callable[..., None]) -> None:
     line(shown, "number of tokens of the prompt", same(map(engine.prompt_tokens, prompts()), map(len, expected)))
-    found = [engine.answer(prompt, NEW_TOKENS) for prompt in prompts()]
-    line(shown, f"greedy text of {NEW_TOKENS} tokens, to llama.cpp's", same(found, answers))
-    return found
 
 
 def same(found: Any, expected: Any) -> list[bool]:

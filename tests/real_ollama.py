@@ -26,10 +26,12 @@ PLAIN_ESCAPES = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t
 
 @dataclass(frozen=True)
 class RealOllama:
-    """A server, and where it logs if it was started here."""
+    """A server, and if it was started here, where it logs and how its own client is run."""
 
     server: OllamaServer
-    log: Path | None
+    log: Path | None = None
+    binary: Path | None = None
+    environment: dict[str, str] | None = None
 
     def prompts(self) -> list[str]:
         """The texts that it rendered from chats so far, in order."""
@@ -44,35 +46,37 @@ def real_ollama(directory: Path) -> Iterator[RealOllama]:
     """The server that TUNEWRIGHT_OLLAMA names; one that is started here is stopped at the end."""
     named = os.environ.get(VARIABLE, "")
     if "://" in named:
-        yield RealOllama(OllamaServer(named), None)
+        yield RealOllama(OllamaServer(named))
         return
     binary = Path(named).resolve()
     address = f"127.0.0.1:{free_port()}"
     log = directory / "ollama.log"
-    with log.open("wb") as file, process(binary, directory, address, file.fileno()):
+    environment = environment_of(binary, directory, address)
+    with log.open("wb") as file, process(binary, environment, file.fileno()):
         server = OllamaServer(address)
         try:
             wait_for(server)
-            yield RealOllama(server, log)
+            yield RealOllama(server, log, binary, environment)
         finally:
             server.close()
 
 
-@contextmanager
-def process(binary: Path, directory: Path, address: str, log: int) -> Iterator[None]:
-    libraries = os.pathsep.join(str(path) for path in (binary.parent, binary.parent.parent / "lib"))
-    environment = {
+def environment_of(binary: Path, directory: Path, address: str) -> dict[str, str]:
+    return {
         **os.environ,
         "HOME": str(directory),
-        "LD_LIBRARY_PATH": libraries,
+        "LD_LIBRARY_PATH": os.pathsep.join(str(path) for path in (binary.parent, binary.parent.parent / "lib")),
         "OLLAMA_HOST": address,
         "OLLAMA_MODELS": str(directory / "models"),
         "OLLAMA_NUM_GPU": "0",
         "OLLAMA_DEBUG": "2",  # with the text of each prompt
     }
-    started = subprocess.Popen(
-        [str(binary), "serve"], env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-    )
+
+
+@contextmanager
+def process(binary: Path, environment: dict[str, str], log: int) -> Iterator[None]:
+    command = [str(binary), "serve"]
+    started = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield
     finally:

@@ -275,6 +275,15 @@ def test_the_modelfile_says_everything_that_ollama_would_guess() -> None:
     )
 
 
+def test_a_server_is_told_what_the_modelfile_says() -> None:
+    model = OllamaModel("model-q8_0.gguf", "{{ .Content }}\n", None, ["</s>"], 2560, 0)
+    assert model.as_source(Path("export")).as_json("sha256:1") == {
+        "files": {"model-q8_0.gguf": "sha256:1"},
+        "template": "{{ .Content }}\n",
+        "parameters": {"stop": ["</s>"], "num_ctx": 2560, "temperature": 0, "repeat_penalty": 1},
+    }
+
+
 def test_text_with_triple_quotes_is_refused() -> None:
     with pytest.raises(ExportError, match="which a Modelfile cannot hold"):
         quoted('a """ b', "SYSTEM")

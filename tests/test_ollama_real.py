@@ -1,6 +1,7 @@
 """A real Ollama server, where TUNEWRIGHT_OLLAMA names one: it sends what was trained, and says where it would not."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,18 @@ def test_a_chat_that_was_not_proven_is_an_error_that_names_it(real: RealOllama, 
         with pytest.raises(EngineError, match="does not support tools"):
             engine.answer(Prompt((HELLO,), tools=tools), 1)
         engine.close()
+
+
+def test_ollamas_own_client_makes_of_the_modelfile_what_it_says(real: RealOllama, finished_run: Path) -> None:
+    if real.binary is None:
+        pytest.skip(f"{VARIABLE} names a server and no binary")
+    modelfile = finished_run / "export" / "Modelfile"
+    command = [str(real.binary), "create", "from-modelfile", "-f", str(modelfile)]
+    subprocess.run(command, env=real.environment, check=True, capture_output=True)
+    shown = real.server.show("from-modelfile")
+    real.server.delete("from-modelfile")
+    assert shown["template"] == go_template(ChatTemplate(CHAT_TEMPLATE))
+    assert f'SYSTEM """{shown["system"]}"""' in modelfile.read_text(encoding="utf-8")
 
 
 def test_a_model_that_is_not_there_is_told(real: RealOllama) -> None:
