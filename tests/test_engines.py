@@ -13,6 +13,7 @@ from tunewright.engines.canaries import canary_from_json, compare_with_canaries,
 from tunewright.engines.hf import HFEngine, open_hf_engine
 from tunewright.engines.interface import TopLogprobs
 from tunewright.engines.llama_cpp import LlamaCppEngine
+from tunewright.engines.openai_api import OpenAIEngine
 
 SYSTEM = "You are a careful clerk who answers with one word and nothing else, and does so in order."
 QUESTIONS = ("Where is the hammer?", "Who?", "Do we need two old tents and the stone in the shed?", "No?")
@@ -65,6 +66,19 @@ def test_llama_cpp_renders_and_tokenizes_the_same_prompt(
 ) -> None:
     for prompt in [*asked, Prompt((Message("user", "without a system prompt"),))]:
         assert llama_cpp.prompt_ids(prompt) == engine.prompt_ids(prompt)
+
+
+def test_an_endpoint_counts_and_answers_like_the_engine_behind_it(
+    engine: HFEngine, llama_cpp: LlamaCppEngine, asked: list[Prompt]
+) -> None:
+    endpoint = OpenAIEngine(f"{llama_cpp.url}/v1", "tunewright", "llama.cpp, /v1")
+    ids = [engine.prompt_ids(prompt) for prompt in asked]
+    assert [endpoint.prompt_tokens(prompt) for prompt in asked] == [len(each) for each in ids]
+    assert [endpoint.answer(prompt, 6) for prompt in asked] == [llama_cpp.decode(a) for a in llama_cpp.greedy(ids, 6)]
+    tops = endpoint.top_logprobs(asked[0], 2, 3)
+    assert tops is not None
+    assert [len(top) for top in tops] == [3, 3]
+    endpoint.close()
 
 
 def test_llama_cpp_scores_like_hugging_face(engine: HFEngine, llama_cpp: LlamaCppEngine, asked: list[Prompt]) -> None:

@@ -279,7 +279,7 @@ def test_formats_are_looked_at_before_anything_is_done(exported: Exported, tmp_p
 
 def test_the_modelfile_serves_what_was_trained(exported: Exported) -> None:
     text = (exported.directory / "Modelfile").read_text(encoding="utf-8")
-    assert text.startswith('FROM ./model-q8_0.gguf\nTEMPLATE """{{ range')
+    assert text.startswith('FROM ./model-q8_0.gguf\nTEMPLATE """{{ $hasSystem := false }}')
     assert f'SYSTEM """{DEFAULT_SYSTEM_PROMPT}"""\nPARAMETER stop """<|im_end|>"""\nPARAMETER num_ctx 2048\n' in text
 
 

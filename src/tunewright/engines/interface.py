@@ -1,7 +1,8 @@
 """What every engine offers: the ids of a prompt, the scores of an answer, and greedy text.
 
-An engine is whatever turns a conversation into ids, scores and text: HF in process, llama.cpp, Ollama, any
-OpenAI-compatible endpoint. `verify` and `evaluate` see nothing but this.
+An engine is whatever turns a conversation into ids, scores and text: HF in process, llama.cpp. Servers that show
+neither ids nor scores, such as Ollama and OpenAI-compatible endpoints, are a `TextEngine`: they count the prompt and
+answer it. `verify` and `evaluate` see nothing but this.
 """
 
 from collections.abc import Sequence
@@ -48,3 +49,18 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model; the engine cannot be used afterwards."""
+
+
+class TextEngine(Protocol):
+    """A model behind a server that shows text and counts, but no ids; `name` as in `Engine`."""
+
+    name: str
+
+    def prompt_tokens(self, prompt: Prompt) -> int:
+        """How many tokens the engine sends to the model, ending where the answer begins."""
+
+    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
+        """The greedy answer, without the stop token that ended it."""
+
+    def close(self) -> None:
+        """Let go of the model; the engine cannot be used afterwards."""

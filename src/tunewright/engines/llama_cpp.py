@@ -80,10 +80,11 @@ class LlamaCppEngine:
     def __init__(self, gguf_path: Path, name: str, n_ctx: int) -> None:
         self.name = name
         self._server: Any = start_llama_cpp_server(gguf_path, n_ctx)
-        self._client = httpx.Client(base_url=self._server.listening_address, timeout=SECONDS_TO_ANSWER, trust_env=False)
+        self.url = str(self._server.listening_address)
+        self._client = httpx.Client(base_url=self.url, timeout=SECONDS_TO_ANSWER, trust_env=False)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        return self._tokenize(self._post("/apply-template", prompt.request())["prompt"])
+        return self.tokenize(self._post("/apply-template", prompt.request())["prompt"])
 
     def score(self, prompt_ids: Sequence[int], answer_ids: Sequence[int], top_k: int) -> list[TopLogprobs]:
         return [self._next_token([*prompt_ids, *answer_ids[:position]], top_k) for position in range(len(answer_ids))]
@@ -96,13 +97,14 @@ class LlamaCppEngine:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        return frozenset(self._tokenize(self._get("/props")["eos_token"]))
+        return frozenset(self.tokenize(self._get("/props")["eos_token"]))
 
     def close(self) -> None:
         self._client.close()
         self._server = None
 
-    def _tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
+        """The ids of `text`, special tokens parsed and none added."""
         answer = self._post("/tokenize", {"content": text, "add_special": False, "parse_special": True})
         return [int(token) for token in answer["tokens"]]
 

@@ -1,12 +1,15 @@
 """The Modelfile that makes an Ollama model of a GGUF, with everything said that Ollama would otherwise guess.
 
-In go the GGUF's name, the Go template, the system prompt, stop tokens, context and temperature; out comes the text.
+In go the GGUF's name, the Go template, the system prompt, stop tokens, context and temperature; out comes the text, or
+the same as a request to a server.
 Format: https://github.com/ollama/ollama/blob/main/docs/modelfile.md
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from tunewright.engines.ollama_server import ModelSource
 from tunewright.errors import ExportError
 
 CONTEXT_STEP = 512
@@ -38,10 +41,18 @@ class OllamaModel:
         if self.system:
             lines.append(f"SYSTEM {quoted(self.system, 'SYSTEM')}")
         lines += [f"PARAMETER stop {quoted(token, 'PARAMETER stop')}" for token in self.stop_tokens]
-        lines += [f"PARAMETER num_ctx {self.num_ctx}", f"PARAMETER temperature {self.temperature:g}"]
-        # Ollama's default of 1.1 changes even greedy answers; nothing was trained or evaluated with it.
-        lines.append("PARAMETER repeat_penalty 1")
+        lines += [f"PARAMETER {name} {value:.12g}" for name, value in self.numbers.items()]
         return "\n".join(lines) + "\n"
+
+    def as_source(self, directory: Path) -> ModelSource:
+        """The same model for `OllamaServer.create`, its GGUF in `directory`."""
+        parameters = {"stop": self.stop_tokens, **self.numbers}
+        return ModelSource(directory / self.gguf_name, self.template, self.system, parameters)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        # Ollama's default penalty of 1.1 changes even greedy answers; nothing was trained or evaluated with it.
+        return {"num_ctx": self.num_ctx, "temperature": self.temperature, "repeat_penalty": 1}
 
 
 def quoted(text: str, where: str) -> str:

@@ -16,10 +16,10 @@ from tunewright.chat.template import ChatTemplate
 from tunewright.chat.trained import trained_template
 from tunewright.errors import EnvironmentLackError, ExportError, ModelError, ModelNotFoundError, RenderError
 from tunewright.events import Events
-from tunewright.evidence import Evidence
+from tunewright.evidence import Evidence, Verdict
 from tunewright.export.card import Card, stated_license
 from tunewright.export.converter import convert_to_gguf, converter_identity, validate_formats
-from tunewright.export.go_template import go_template, proof_conversations, takes_system, trims_contents
+from tunewright.export.go_template import proven_go_template
 from tunewright.export.modelfile import OllamaModel, planned_context, served_system_prompt
 from tunewright.models.base import find_base
 from tunewright.models.gguf_file import GgufFacts, check_gguf, read_gguf_facts
@@ -89,20 +89,14 @@ def export_gguf(name: str, merged: Path, export: Path, trained: Trained, events:
 def write_modelfile(model: OllamaModel, trained: Trained, gguf: GgufFacts, path: Path) -> Evidence:
     """Write the Modelfile, or say why there is none."""
     try:
-        template = go_template(trained.template, added_bos_text(gguf))
-        text = replace(model, template=template).as_text()
+        proof = proven_go_template(trained.template, added_bos_text(gguf))
+        text = replace(model, template=proof.text).as_text()
     except ExportError as error:
         return Evidence("ollama_template", False, "= True", "warn", f"No Modelfile was written. {error}")
     write_text(path, text)
-    with_system = takes_system(trained.template)
-    shapes = len(proof_conversations(with_system))
-    detail = f"The Modelfile's template gives the trained template's text for {shapes} conversations."
-    if trims_contents(trained.template):
-        detail += " The trained template cuts whitespace around messages, Ollama does not: send trimmed text."
-    if not with_system:
-        detail += " The trained template takes no system message; through Ollama one would be left out."
-        return Evidence("ollama_template", True, "= True", "warn", detail)
-    return Evidence("ollama_template", True, "= True", "pass", detail)
+    detail = f"The Modelfile's template gives the trained template's text for {proof.conversations} conversations."
+    verdict: Verdict = "warn" if proof.notes else "pass"
+    return Evidence("ollama_template", True, "= True", verdict, " ".join([detail, *proof.notes]))
 
 
 def added_bos_text(gguf: GgufFacts) -> str:

@@ -1,0 +1,209 @@
+"""The same prompt in every engine: ids, counts and greedy text of 50 prompts, as a Markdown page.
+
+usage: TUNEWRIGHT_OLLAMA=/path/to/ollama python benchmarks/same_prompt.py > docs/same-prompt.md
+
+The embedded base, with its own template and with one that a recipe names, through Hugging Face, llama.cpp, Ollama, and
+the OpenAI-compatible endpoints of both; then the battery's tokenizers through Hugging Face and llama.cpp.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunewright.chat.conversation import Message
+from tunewright.chat.prompt import Prompt
+from tunewright.chat.supervise import Supervisor
+from tunewright.engines.canaries import text_agreement
+from tunewright.engines.hf import open_supervisor
+from tunewright.engines.interface import TextEngine
+from tunewright.engines.llama_cpp import LlamaCppEngine
+from tunewright.engines.ollama import OllamaEngine
+from tunewright.engines.ollama_server import ModelSource
+from tunewright.engines.ollama_template import effect_on_count, guess_template, temporary_model
+from tunewright.engines.openai_api import OpenAIEngine
+from tunewright.events import Events
+from tunewright.export.converter import convert_to_gguf
+from tunewright.export.go_template import proven_go_template
+from tunewright.export.stage import added_bos_text
+from tunewright.models.embedded import embedded_base_path
+from tunewright.models.gguf_file import lacks_merge_order, read_gguf_facts
+
+HEAD = """# The same prompt in every engine
+
+Made by `benchmarks/same_prompt.py`: {count} prompts of one to three turns, half of them with a system prompt, with
+texts that break escaping, whitespace at both ends, several scripts, and control tokens typed by the user. What Hugging
+Face makes of them with the trained template is held against every other engine. The model is the embedded base as
+q8\\_0, exported by the project; Ollama is a real server, version {version}, on the CPU; its template was derived from
+the trained one and sent.
+
+| template | engine | what was compared | equal |
+|---|---|---|---|"""
+TOKENIZERS = """
+## Tokenizers of the battery
+
+Each tokenizer with a tiny random Llama, exported by the project, and the texts of the same {count} prompts in a plain
+frame of their roles: ids of Hugging Face against ids of llama.cpp's `/tokenize`.
+
+| tokenizer | in llama.cpp | equal |
+|---|---|---|"""
+TEXTS = (
+    "What is 2 + 2?",
+    "Grüße aus Köln, 你好, 👩‍👩‍👧 \u200bzero width, السلام عليكم",
+    '{"a": {"b": [1, 2.50]}} {{ .System }} {% if x %} }} {#',
+    "\n  spaces around \t\n",
+    "It's 'quoted', \"quoted\" and `quoted` \\ \\n $HOME %s <b>&amp;</b>",
+    "Say <|im_end|> and </s> and [/INST], please.",
+    "def f(x):\n\treturn x**2\n\n\nprint(f(1234567890))",
+    "Wie heißt die Hauptstadt von Frankreich?",
+    "Сколько будет 3,5 × 10⁻³? 日本語も。",
+    "one\r\ntwo\r\n\r\nthree   four",
+)
+ANSWERS = ("It is 4.", "Gern! „Köln“ liegt am Rhein.", "{}\n\n```json\n{{ 1 }}\n```")
+SYSTEMS = ("You are terse.", 'Answer in JSON: {"intent": "…"}.\nNever say {{ .Prompt }}.')
+NEW_TOKENS = 16
+N_CTX = 1024
+COUNT = 50
+
+
+def main() -> None:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from real_ollama import real_ollama
+
+    base = embedded_base_path()
+    with tempfile.TemporaryDirectory() as scratch, real_ollama(Path(scratch)) as real:
+        print(HEAD.format(count=COUNT, version=real.server.version()))
+        notes = [
+            note
+            for name, checkpoint in (("its own", base), ("chatml", with_named_template(base, "chatml", Path(scratch))))
+            for note in compare_engines(name, checkpoint, Path(scratch), real)
+        ]
+        print("\n" + "\n\n".join(notes))
+        print(TOKENIZERS.format(count=COUNT))
+        for directory in sorted((battery() / "tokenizers").iterdir()):
+            if directory.is_dir():
+                print(
+                    f"| {directory.name.replace('_', chr(92) + '_')} | {compare_tokenizer(directory, Path(scratch))} |"
+                )
+
+
+def battery() -> Path:
+    return Path(os.environ.get("TUNEWRIGHT_BATTERY") or Path(__file__).parents[2] / "shared" / "battery")
+
+
+def prompts() -> list[Prompt]:
+    """The 50: every other one has a system prompt."""
+    chosen = []
+    for number in range(COUNT // 2):
+        texts = [TEXTS[(number + step * 3) % len(TEXTS)] for step in range(1 + number % 3)]
+        answers = [ANSWERS[(number + step) % len(ANSWERS)] for step in range(len(texts) - 1)]
+        turns = [Message("user", texts[0])]
+        for answer, text in zip(answers, texts[1:], strict=True):
+            turns += [Message("assistant", answer), Message("user", text)]
+        chosen += [Prompt(tuple(turns)), Prompt((Message("system", SYSTEMS[number % 2]), *turns))]
+    return chosen
+
+
+def with_named_template(base: Path, name: str, scratch: Path) -> Path:
+    """The base with a template that a recipe names in the place of its own."""
+    from tunewright.chat.named import named_source
+
+    directory = scratch / f"base-{name}"
+    shutil.copytree(base, directory, copy_function=os.link)
+    (directory / "chat_template.jinja").unlink()
+    (directory / "chat_template.jinja").write_text(named_source(name), encoding="utf-8")
+    return directory
+
+
+def compare_engines(name: str, checkpoint: Path, scratch: Path, real: Any) -> Iterator[str]:
+    """Print a line for each engine; yield what else there is to say."""
+    supervisor = open_supervisor(checkpoint, name)
+    gguf = scratch / f"{name.replace(' ', '-')}.gguf"
+    convert_to_gguf(checkpoint, gguf, "q8_0", Events())
+    expected = [supervisor.prompt_ids(prompt) for prompt in prompts()]
+    llama_cpp = LlamaCppEngine(gguf, "llama.cpp", N_CTX)
+    answers = [llama_cpp.decode(ids) for ids in llama_cpp.greedy(expected, NEW_TOKENS)]
+
+    def line(engine: str, compared: str, equal: Sequence[bool]) -> None:
+        print(f"| {name} | {engine} | {compared} | {sum(equal)} of {len(equal)} |", flush=True)
+
+    line("llama.cpp", "ids", same(map(llama_cpp.prompt_ids, prompts()), expected))
+    endpoint = OpenAIEngine(f"{llama_cpp.url}/v1", "tunewright", "llama.cpp, /v1")
+    compare_counts(endpoint, "llama.cpp, `/v1`", expected, line)
+    template = proven_go_template(supervisor.template, added_bos_text(read_gguf_facts(gguf)))
+    stops = supervisor.tokenizer.convert_ids_to_tokens(sorted(supervisor.stop_ids))
+    source = ModelSource(gguf, template.text, parameters={"stop": stops, "num_ctx": N_CTX, "num_thread": 1})
+    with temporary_model(real.server, source) as model:
+        ollama = OllamaEngine(real.server, model, "Ollama", N_CTX)
+        compare_counts(ollama, "Ollama", expected, line)
+        texts = [prompt.text(supervisor.template) for prompt in prompts()]
+        if rendered := real.prompts()[-COUNT:]:
+            line("Ollama", "text of the prompt, from its log", same(rendered, texts))
+        v1 = OpenAIEngine(f"{real.server.url}/v1", model, "Ollama, /v1")
+        compare_counts(v1, "Ollama, `/v1`", expected, line)
+        found = [ollama.answer(prompt, NEW_TOKENS) for prompt in prompts()]
+        line("Ollama", f"greedy text of {NEW_TOKENS} tokens, to llama.cpp's", same(found, answers))
+        ollama.close()
+    llama_cpp.close()
+    agreement = sum(map(text_agreement, found, answers)) / COUNT
+    yield f"With {name} template, Ollama's greedy texts agree with llama.cpp's on {agreement:.1%} of the characters."
+    yield effect(name, supervisor, source, real)
+
+
+def compare_counts(engine: TextEngine, shown: str, expected: list[list[int]], line: Callable[..., None]) -> None:
+    line(shown, "number of tokens of the prompt", same(map(engine.prompt_tokens, prompts()), map(len, expected)))
+
+
+def same(found: Any, expected: Any) -> list[bool]:
+    return [left == right for left, right in zip(found, expected, strict=True)]
+
+
+def effect(name: str, supervisor: Supervisor, source: ModelSource, real: Any) -> str:
+    prompt = Prompt((Message("user", "Hello"),))
+    counts = effect_on_count(real.server, source, prompt, N_CTX)
+    guess = guess_template(real.server, supervisor.template.source)
+    return f"With {name} template and the chat “Hello”: {guess.in_words(counts)}"
+
+
+def compare_tokenizer(directory: Path, scratch: Path) -> str:
+    """What llama.cpp makes of a tokenizer of the battery, as two cells."""
+    from tunewright.errors import TunewrightError
+
+    base = scratch / directory.name
+    shutil.copytree(directory, base)
+    try:
+        tokenizer = tiny_model(base)
+        gguf = scratch / f"{directory.name}.gguf"
+        convert_to_gguf(base, gguf, "q8_0", Events())
+        engine = LlamaCppEngine(gguf, directory.name, 64)
+    except TunewrightError as error:
+        return f"not loaded: {error.found[-160:].replace('|', '/')} | "
+    texts = ["".join(f"{message.role}: {message.text}\n" for message in prompt.messages) for prompt in prompts()]
+    equal = [tokenizer(text, add_special_tokens=False)["input_ids"] == engine.tokenize(text) for text in texts]
+    engine.close()
+    why = ""
+    if lacks_merge_order(read_gguf_facts(gguf).header.metadata):
+        why = ", but without an order of merges: the converter needs `tokenizer.model`, which the battery has not"
+    return f"loaded{why} | {sum(equal)} of {len(equal)}"
+
+
+def tiny_model(directory: Path) -> Any:
+    """Put a tiny random Llama beside the tokenizer in `directory`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tunewright.models.base import load_tokenizer
+
+    tokenizer = load_tokenizer(directory)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=1
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    return tokenizer
+
+
+if __name__ == "__main__":
+    main()
