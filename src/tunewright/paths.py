@@ -1,5 +1,6 @@
 """Single stages on plain paths, and what can be said of finished runs."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from tunewright.recipe import ModelKeys, VerifyKeys, read_recipe
 
 def merge_paths(base_name: str, adapter: Path, out: Path, dtype: str, events: Events) -> list[Evidence]:
     """Merge `adapter` into the base and write the checkpoint to `out`, whole or not at all."""
-    from tunewright.merge.stage import HALF_DTYPES, merge
-    from tunewright.models.base import find_base
+    from tunewright.merge.provenance import validate_sixteen_bits
+    from tunewright.merge.stage import merge
+    from tunewright.models.base import find_base, validate_same_base
     from tunewright.models.merge_check import check_merged
+    from tunewright.models.merge_dtype import HALF_DTYPES
 
     if dtype not in {"auto", *HALF_DTYPES}:
         raise UsageError("--dtype", f"found {dtype!r}", expected=" | ".join(["auto", *HALF_DTYPES]))
@@ -25,11 +28,16 @@ def merge_paths(base_name: str, adapter: Path, out: Path, dtype: str, events: Ev
     if not (adapter / "adapter_config.json").is_file():
         raise UsageError(str(adapter), "there is no adapter_config.json in it", expected="a peft adapter's directory")
     base = find_base(ModelKeys(model=base_name), events)
-    with RunDirectory(out.parent).staging(f"merge-{out.name}") as staging:
-        merge(base, adapter, staging / "merged", dtype, events)
-        evidence = check_merged(base.path, adapter, staging / "merged", events)
-        if all(item.verdict != "fail" for item in evidence):
-            publish_directory(staging / "merged", out)
+    if (adapter / "base.json").is_file():
+        validate_same_base(base, read_json(adapter / "base.json")["files"])
+    validate_sixteen_bits(base)
+    unfinished = out.with_name(f".{out.name}.merging")
+    merge(base, adapter, unfinished, dtype, events)
+    evidence = check_merged(base.path, adapter, unfinished, events)
+    if any(item.verdict == "fail" for item in evidence):
+        shutil.rmtree(unfinished)
+    else:
+        publish_directory(unfinished, out)
     return evidence
 
 
