@@ -357,7 +357,7 @@ def test_a_template_that_the_recipe_names_is_the_merged_checkpoints(
     shutil.copytree(adapter_path, tmp_path / "adapter")
     write_json(tmp_path / "adapter" / "base.json", {"files": base.files})
     (tmp_path / "tokens").mkdir()
-    write_json(tmp_path / "tokens" / "template.json", {"chat_template": "{{ 'as trained' }}"})
+    write_json(tmp_path / "tokens" / "template.json", {"chat_template": "{{ 'as trained' }}", "stop_ids": [1, 3]})
     run(MergeKeys(model=str(base.path), chat_template="zephyr"), RunDirectory(tmp_path), tmp_path, Events())
     assert load_tokenizer(tmp_path / "merged").chat_template == "{{ 'as trained' }}"
     assert [path.name for path in (tmp_path / "merged").glob("*.jinja")] == ["chat_template.jinja"]

@@ -8,7 +8,7 @@ from tunewright.artifacts import RunDirectory, publish_directory, read_json
 from tunewright.certificate import check_certificate
 from tunewright.errors import ArtifactError, TunewrightError, UsageError
 from tunewright.events import Events
-from tunewright.evidence import Evidence, equal, fact, failed
+from tunewright.evidence import Evidence, equal, failed
 from tunewright.pipeline import STAGE_NAMES
 from tunewright.recipe import ModelKeys, VerifyKeys, read_recipe
 
@@ -95,33 +95,24 @@ def check_manifests(run: RunDirectory) -> list[Evidence]:
 
 def verify_checkpoint(directory: Path) -> list[Evidence]:
     """Whether a directory is a 16-bit checkpoint that transformers, vLLM and llama.cpp's converter take."""
-    import torch
-
-    from tunewright.models.base import generation_stop_ids, load_tokenizer
-    from tunewright.models.merge_check import check_config
-    from tunewright.models.tensors import CheckpointTensors
+    from tunewright.models.checkpoint_check import check_checkpoint
 
     if not (directory / "config.json").is_file():
         raise UsageError(
             str(directory), "neither a run directory nor a checkpoint", expected="manifests/ or config.json"
         )
-    tokenizer = load_tokenizer(directory)
-    with CheckpointTensors(directory) as tensors:
-        dtypes = {name: tensors[name].dtype for name in tensors}
-        not_finite = [name for name in tensors if not bool(torch.isfinite(tensors[name].float()).all())]
-    wide = [name for name, dtype in dtypes.items() if dtype not in {torch.bfloat16, torch.float16}]
-    left_over = [name for name in dtypes if "lora_" in name or name.endswith((".SCB", ".absmax", ".quant_state"))]
-    return [
-        fact("tensors", len(dtypes)),
-        *check_config(directory),
-        equal("tensors_not_16_bit", len(wide), 0, ", ".join(wide[:3])),
-        equal("tensors_not_finite", len(not_finite), 0, ", ".join(not_finite[:3])),
-        equal("tensors_left_over", len(left_over), 0, ", ".join(left_over[:3])),
-        equal("chat_template_present", bool(tokenizer.chat_template), True),
-        equal(
-            "stop_tokens_present", bool(generation_stop_ids(directory)), True, "eos_token_id in generation_config.json."
-        ),
-    ]
+    return check_checkpoint(directory, turn_ends)
+
+
+def turn_ends(tokenizer: Any) -> frozenset[int]:
+    """The ids on which a tokenizer's own chat template ends a turn; none where it has no template."""
+    from tunewright.chat.encoding import Encoder
+    from tunewright.chat.stops import end_of_turn_ids
+    from tunewright.chat.template import chat_template_of
+
+    if not tokenizer.chat_template:
+        return frozenset()
+    return end_of_turn_ids(Encoder(tokenizer), chat_template_of(tokenizer, str(tokenizer.name_or_path)))
 
 
 def list_runs(directory: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from tunewright.merge.apply import JOURNAL, finished_shards, write_shards
 from tunewright.merge.provenance import validate_sixteen_bits
 from tunewright.models.adapter import ADAPTER_FILE, CONFIG_FILE
 from tunewright.models.base import Base, find_base, validate_same_base
+from tunewright.models.checkpoint_check import check_readers
 from tunewright.models.checkpoint_directory import write_chat_template, write_configuration
 from tunewright.models.merge_check import check_merged
 from tunewright.models.merge_dtype import choose_dtype
@@ -36,17 +37,28 @@ def run(config: MergeKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     validate_same_base(base, read_json(run / "adapter" / "base.json")["files"])
     validate_sixteen_bits(base)
     unfinished = run / UNFINISHED
-    facts = merge(base, run / "adapter", unfinished, config.merge_dtype, events)
+    template = read_json(run / "tokens" / "template.json")
+    stop_ids = frozenset(template["stop_ids"])
+    facts = merge(base, run / "adapter", unfinished, config.merge_dtype, events, stop_ids)
     unfinished.rename(out / "merged")
     if config.chat_template is not None:
-        write_chat_template(out / "merged", read_json(run / "tokens" / "template.json")["chat_template"])
-    return StageResult(check_merged(base.path, run / "adapter", out / "merged", events), facts)
+        write_chat_template(out / "merged", template["chat_template"])
+    evidence = check_merged(base.path, run / "adapter", out / "merged", events)
+    return StageResult([*evidence, *check_readers(out / "merged", stop_ids)], facts)
 
 
-def merge(base: Base, adapter_path: Path, merged_path: Path, dtype: str, events: Events) -> dict[str, Any]:
+def merge(
+    base: Base,
+    adapter_path: Path,
+    merged_path: Path,
+    dtype: str,
+    events: Events,
+    stop_ids: frozenset[int] = frozenset(),
+) -> dict[str, Any]:
     """Write the merged checkpoint into `merged_path`; what an earlier try of the same left there is taken up.
 
     Args:
+        stop_ids: ids that end a turn, beside those that the base states.
         dtype: `bfloat16`, `float16`, or `auto`: the base's own if it is one of them, else the one that loses less.
 
     Returns:
@@ -65,7 +77,7 @@ def merge(base: Base, adapter_path: Path, merged_path: Path, dtype: str, events:
         merged_path.mkdir(parents=True, exist_ok=True)
         write_shards(merged_path, shards, opened, key, events)
     write_index(merged_path, shards)
-    write_configuration(base.path, merged_path, chosen, plan.settings)
+    write_configuration(base.path, merged_path, chosen, plan.settings, stop_ids)
     (merged_path / JOURNAL).unlink()
     name = str(chosen).removeprefix("torch.")
     counts = {"tensors": len(plan.tensors), "merged_tensors": len(plan.touched), "adapter_keys": plan.adapter_keys}

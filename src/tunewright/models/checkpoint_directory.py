@@ -1,11 +1,10 @@
 """The files of a 16-bit checkpoint beside its weights: configuration, generation settings, tokenizer, chat template.
 
 In goes a base's directory; out come files that transformers 4 and 5, vLLM, TGI and llama.cpp's converter read. Always:
-what describes the tokens is the base's own, byte by byte, except the two keys that older readers need
-(`tokenizer_class`, `chat_template`).
+what describes the tokens is the base's own; only in `tokenizer_config.json` are keys put as older readers need them
+(`tokenizer_class`, `additional_special_tokens`, `chat_template`).
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,28 @@ NEW_TOKENIZER_CLASS = "TokenizersBackend"
 KNOWN_TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 
-def write_configuration(base_path: Path, directory: Path, dtype: torch.dtype, settings: dict[str, Any]) -> None:
+def write_configuration(
+    base_path: Path,
+    directory: Path,
+    dtype: torch.dtype,
+    settings: dict[str, Any],
+    stop_ids: frozenset[int] = frozenset(),
+) -> None:
     """All files of a merged checkpoint but its weights.
 
     Args:
         settings: keys of `config.json` that are no longer the base's; they are set where the base has them.
+        stop_ids: ids that end a turn, beside those that the base states.
     """
     for pattern in COPIED:
         for file in sorted(base_path.glob(pattern)):
             shutil.copyfile(file, directory / file.name)
-    write_json(directory / "config.json", merged_config(read_json(base_path / "config.json"), dtype, settings))
+    config = merged_config(read_json(base_path / "config.json"), dtype, settings)
+    write_json(directory / "config.json", with_older_names(config))
     write_tokenizer_config(directory)
     generation = base_path / "generation_config.json"
     found = read_json(generation) if generation.is_file() else {}
-    stops = sorted(stop_token_ids(base_path, load_tokenizer(base_path)))
+    stops = sorted(stop_token_ids(base_path, load_tokenizer(base_path)) | stop_ids)
     found["eos_token_id"] = stops[0] if len(stops) == 1 else stops
     write_json(directory / "generation_config.json", found)
 
@@ -56,13 +63,38 @@ def merged_config(config: dict[str, Any], dtype: torch.dtype, settings: dict[str
     return merged
 
 
+def with_older_names(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with its rotary embedding under the names of transformers 4 too.
+
+    Transformers 5 writes `rope_parameters`, which 4 does not know: it would take its default base frequency, without a
+    word. Where layers have frequencies of two kinds, 4 has a name for each.
+    """
+    named = {key: with_older_names(value) if isinstance(value, dict) else value for key, value in config.items()}
+    rope = config.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return named
+    local = rope.get("sliding_attention")
+    if isinstance(local, dict) and "rope_theta" in local:
+        named.setdefault("rope_local_base_freq", local["rope_theta"])
+    rope = rope.get("full_attention") or rope
+    for key in ("rope_theta", "partial_rotary_factor"):
+        if rope.get(key) is not None:
+            named.setdefault(key, rope[key])
+    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    if scaling.get("rope_type", "default") != "default":
+        named.setdefault("rope_scaling", scaling)
+    return named
+
+
 def write_tokenizer_config(directory: Path) -> None:
-    """Name a tokenizer class that every reader knows, and give the chat template both as a file and inline."""
+    """Let `tokenizer_config.json` be read by older readers, and give the chat template both as a file and inline."""
     path = directory / "tokenizer_config.json"
     before = read_json(path) if path.is_file() else {}
     settings = dict(before)
     if settings.get("tokenizer_class", NEW_TOKENIZER_CLASS) == NEW_TOKENIZER_CLASS:
         settings["tokenizer_class"] = KNOWN_TOKENIZER_CLASS
+    if isinstance(settings.get("extra_special_tokens"), list):
+        settings["additional_special_tokens"] = settings.pop("extra_special_tokens")
     template_file = directory / TEMPLATE_FILE
     if template_file.is_file():
         settings["chat_template"] = template_file.read_text(encoding="utf-8")
@@ -78,9 +110,3 @@ def write_chat_template(directory: Path, source: str) -> None:
         file.unlink(missing_ok=True)
     write_text(directory / TEMPLATE_FILE, source)
     write_tokenizer_config(directory)
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where the file is missing."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found

@@ -74,3 +74,29 @@ def write_index(directory: Path, shards: list[Shard]) -> None:
         total = sum(shard.data_bytes for shard in shards)
         weight_map = {name: shard.file for shard in shards for name in shard.tensors}
         write_json(directory / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+@dataclass(frozen=True)
+class VirtualWeights:
+    """Merged weights that stand in no file: the plan that makes them, and where a reader will look for each.
+
+    Attributes:
+        dtype: what they are rounded to.
+        bytes: how many bytes they have then.
+        places: a tensor's name by file name and position in the file.
+    """
+
+    plan: MergePlan
+    dtype: torch.dtype
+    bytes: int
+    places: dict[tuple[str, int], str]
+
+
+def write_virtual(directory: Path, plan: MergePlan, dtype: torch.dtype) -> VirtualWeights:
+    """Write shards that are nothing but their headers, for a reader that is told where the tensors come from."""
+    shards = lay_out(plan, dtype)
+    for shard in shards:
+        (directory / shard.file).write_bytes(shard.header)
+    write_index(directory, shards)
+    places = {(shard.file, position): name for shard in shards for name, position in shard.offsets()}
+    return VirtualWeights(plan, dtype, sum(shard.data_bytes for shard in shards), places)
