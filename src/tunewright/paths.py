@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.artifacts import RunDirectory, publish_directory, read_json
 from tunewright.certificate import check_certificate
@@ -12,12 +12,14 @@ from tunewright.evidence import Evidence, equal, failed
 from tunewright.pipeline import STAGE_NAMES
 from tunewright.recipe import ModelKeys, VerifyKeys, read_recipe
 
+if TYPE_CHECKING:
+    from tunewright.models.base import Base
+
 
 def merge_paths(base_name: str, adapter: Path, out: Path, dtype: str, events: Events) -> list[Evidence]:
     """Merge `adapter` into the base and write the checkpoint to `out`, whole or not at all."""
     from tunewright.merge.provenance import validate_sixteen_bits
     from tunewright.merge.stage import merge
-    from tunewright.models.base import find_base, validate_same_base
     from tunewright.models.merge_check import check_merged
     from tunewright.models.merge_dtype import HALF_DTYPES
 
@@ -25,11 +27,7 @@ def merge_paths(base_name: str, adapter: Path, out: Path, dtype: str, events: Ev
         raise UsageError("--dtype", f"found {dtype!r}", expected=" | ".join(["auto", *HALF_DTYPES]))
     if out.exists():
         raise UsageError(str(out), "it exists already", mend="Name a directory that does not exist yet.")
-    if not (adapter / "adapter_config.json").is_file():
-        raise UsageError(str(adapter), "there is no adapter_config.json in it", expected="a peft adapter's directory")
-    base = find_base(ModelKeys(model=base_name), events)
-    if (adapter / "base.json").is_file():
-        validate_same_base(base, read_json(adapter / "base.json")["files"])
+    base = trained_base(base_name, adapter, events)
     validate_sixteen_bits(base)
     unfinished = out.with_name(f".{out.name}.merging")
     merge(base, adapter, unfinished, dtype, events)
@@ -58,6 +56,39 @@ def export_path(model_directory: Path, out: Path, gguf_format: str, events: Even
         stop_ids=stop_token_ids(model_directory, tokenizer),
         merged_directory=model_directory,
     )
+
+
+def export_adapter_paths(base_name: str, adapter: Path, out: Path, gguf_format: str, events: Events) -> list[Evidence]:
+    """Convert `base` with `adapter` merged to the GGUF file `out` in one pass, and check what it says of itself."""
+    from tunewright.export.converter import validate_formats
+    from tunewright.export.one_pass import export_adapter
+    from tunewright.merge.provenance import validate_sixteen_bits
+    from tunewright.models.base import load_tokenizer, stop_token_ids
+    from tunewright.models.gguf_file import check_gguf
+
+    validate_formats([gguf_format])
+    base = trained_base(base_name, adapter, events)
+    validate_sixteen_bits(base)
+    export_adapter(base, adapter, out, gguf_format, events)
+    tokenizer = load_tokenizer(base.path)
+    return check_gguf(
+        out,
+        chat_template=str(tokenizer.chat_template or ""),
+        stop_ids=stop_token_ids(base.path, tokenizer),
+        merged_directory=None,
+    )
+
+
+def trained_base(name: str, adapter: Path, events: Events) -> "Base":
+    """The base of that name; refused if the adapter says that it was trained on another."""
+    from tunewright.models.base import find_base, validate_same_base
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise UsageError(str(adapter), "there is no adapter_config.json in it", expected="a peft adapter's directory")
+    base = find_base(ModelKeys(model=name), events)
+    if (adapter / "base.json").is_file():
+        validate_same_base(base, read_json(adapter / "base.json")["files"])
+    return base
 
 
 def verify_run(path: Path, events: Events) -> list[Evidence]:

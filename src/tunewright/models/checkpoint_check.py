@@ -135,8 +135,9 @@ def older_reader_faults(directory: Path) -> list[str]:
     if template.is_file() and tokenizer.get("chat_template") != template.read_text(encoding="utf-8"):
         faults.append(f"the chat template in tokenizer_config.json is not that of {TEMPLATE_FILE}.")
     config = read_settings(directory / "config.json")
-    if with_older_names(config) != config:
-        faults.append("rope_parameters is not known to them: they would take rope_theta's default.")
+    unnamed = sorted(set(with_older_names(config)) - set(config))
+    if unnamed:
+        faults.append(f"config.json lacks {', '.join(unnamed)}: they would take their own default.")
     if "torch_dtype" not in config:
         faults.append("torch_dtype is missing: they would load 32 bits.")
     return faults

@@ -64,26 +64,38 @@ def merged_config(config: dict[str, Any], dtype: torch.dtype, settings: dict[str
 
 
 def with_older_names(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with its rotary embedding under the names of transformers 4 too.
+    """A configuration in which transformers 4 finds what transformers 5 has renamed; nothing that is there changes.
 
-    Transformers 5 writes `rope_parameters`, which 4 does not know: it would take its default base frequency, without a
-    word. Where layers have frequencies of two kinds, 4 has a name for each.
+    Without a word, 4 takes its own default for what it does not find: another base frequency, say.
     """
     named = {key: with_older_names(value) if isinstance(value, dict) else value for key, value in config.items()}
-    rope = config.get("rope_parameters")
+    for key, value in (older_aliases(config) | older_rotary_names(config.get("rope_parameters"))).items():
+        named.setdefault(key, value)
+    return named
+
+
+def older_aliases(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings under their other names, from transformers' own table for this kind of model."""
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    aliases: dict[str, str] = CONFIG_MAPPING[kind].attribute_map if kind in CONFIG_MAPPING else {}
+    return {alias: config[name] for alias, name in aliases.items() if name in config}
+
+
+def older_rotary_names(rope: Any) -> dict[str, Any]:
+    """What transformers 5 writes as `rope_parameters`. Where layers have frequencies of two kinds, 4 has two names."""
     if not isinstance(rope, dict):
-        return named
+        return {}
+    named = {}
     local = rope.get("sliding_attention")
     if isinstance(local, dict) and "rope_theta" in local:
-        named.setdefault("rope_local_base_freq", local["rope_theta"])
+        named["rope_local_base_freq"] = local["rope_theta"]
     rope = rope.get("full_attention") or rope
-    for key in ("rope_theta", "partial_rotary_factor"):
-        if rope.get(key) is not None:
-            named.setdefault(key, rope[key])
-    scaling = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
-    if scaling.get("rope_type", "default") != "default":
-        named.setdefault("rope_scaling", scaling)
-    return named
+    own = ("rope_theta", "partial_rotary_factor")
+    named |= {key: rope[key] for key in own if rope.get(key) is not None}
+    scaling = {key: value for key, value in rope.items() if key not in own}
+    return named if scaling.get("rope_type", "default") == "default" else {**named, "rope_scaling": scaling}
 
 
 def write_tokenizer_config(directory: Path) -> None:
