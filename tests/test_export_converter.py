@@ -135,7 +135,7 @@ def test_a_disk_that_is_too_small_is_found_before_the_conversion(tmp_path: Path)
         validate_disk_space(tmp_path, 2**60)
 
 
-@pytest.mark.parametrize("formats", [["q4_k_m"], ["q8_0", "q9"], []])
+@pytest.mark.parametrize("formats", [["q2_k"], ["q8_0", "q9"], []])
 def test_formats_that_cannot_be_made_are_refused_with_those_that_can(formats: list[str]) -> None:
     with pytest.raises(RecipeError, match="expected one or more of q8_0, f16, bf16, f32"):
         validate_formats(formats)

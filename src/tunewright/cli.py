@@ -207,7 +207,9 @@ def export(
     base: Annotated[str | None, typer.Option(help="Base model, to export an adapter without merging first.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="Directory with a peft adapter, for --base.")] = None,
     out: Annotated[Path | None, typer.Option(help="GGUF file to write, for a checkpoint directory or --base.")] = None,
-    gguf_format: Annotated[str, typer.Option("--format", help="q8_0, f16, bf16 or f32.")] = "q8_0",
+    gguf_format: Annotated[
+        str, typer.Option("--format", help="q8_0, f16, bf16, f32, q6_k, q5_k_m or q4_k_m.")
+    ] = "q8_0",
     override: Override = None,
     again: Again = False,
     as_json: AsJson = False,

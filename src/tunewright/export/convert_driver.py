@@ -9,9 +9,6 @@ are replaced: where a tensor's bytes come from, the encoder of blocks (llama.cpp
 of work (the next tensors are made on all cores while one is written).
 """
 
-import ctypes
-import functools
-import importlib.util
 import os
 import pickle
 import runpy
@@ -24,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from tunewright.models.ggml_blocks import encoded, encoder
+
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-Q8_0 = 8  # llama.cpp's enum ggml_type
 # How many bytes of finished tensors may wait to be written.
 AHEAD_BYTES = 512 << 20
 
@@ -73,32 +71,12 @@ def encode_with_llama_cpp() -> None:
         func: Callable[[Any], Any], arr: np.ndarray[Any, Any], otype: Any, oshape: tuple[int, ...]
     ) -> np.ndarray[Any, Any]:
         is_q8_0 = getattr(func, "__self__", None) is quants.Q8_0 and func.__name__ == "quantize_rows"
-        encode = llama_cpp_encoder() if is_q8_0 else None
-        if encode is None:
+        if not is_q8_0 or encoder() is None:
             return usual(func, arr, otype, oshape)  # type: ignore[no-any-return]
-        rows = np.ascontiguousarray(arr, dtype=np.float32)
-        made = np.empty(oshape, np.uint8)
-        width = arr.shape[-1]
-        written = encode(Q8_0, rows.ctypes.data, made.ctypes.data, 0, rows.size // width, width, None)
-        if written != made.nbytes:
-            raise RuntimeError(f"llama.cpp encoded {written} bytes, expected {made.nbytes}")
-        return made
+        rows = arr.reshape(-1, arr.shape[-1]).astype(np.float32, copy=False)
+        return encoded(rows, "Q8_0").reshape(oshape)
 
     quants._apply_over_grouped_rows = over_rows
-
-
-@functools.cache
-def llama_cpp_encoder() -> Any:
-    """`ggml_quantize_chunk` of the llama.cpp that is compiled into `xllamacpp`; None where it is not to be had."""
-    found = importlib.util.find_spec("xllamacpp")
-    for directory in (found.submodule_search_locations or []) if found is not None else []:
-        for path in Path(directory).glob("xllamacpp*.so"):
-            encode = getattr(ctypes.CDLL(str(path)), "ggml_quantize_chunk", None)
-            if encode is not None:
-                encode.restype = ctypes.c_size_t
-                encode.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
-                return encode
-    return None
 
 
 def work_ahead() -> None:

