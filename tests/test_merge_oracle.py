@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tiny_bases import CONFIGS, TIED, load, write_base
+from tiny_model import write_tokenizer
+from tunewright.errors import MergeError
+from tunewright.events import Events
+from tunewright.merge.stage import merge
+from tunewright.models.base import Base, load_model
+from tunewright.models.checkpoint_check import check_checkpoint
+from tunewright.models.merge_check import check_merged
 from tunewright.models.merge_plan import OpenMerge, plan_merge
 
 Tensors = dict[str, torch.Tensor]
@@ -191,6 +198,50 @@ def test_a_resized_vocabulary_is_the_adapters(kind: str, tmp_path: Path) -> None
     assert_same(
         merged_by_us(base, tmp_path / "adapter"), merged_by_peft(resized(), tmp_path / "adapter", tmp_path / "o")
     )
+
+
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
+    "untied": ("qwen2", {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
+    "experts": ("qwen3_moe", {"target_modules": ["q_proj"], "target_parameters": EXPERTS}),
+    "saved": ("gemma3", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    "biases": ("gpt2", {"target_modules": ["c_attn"], "bias": "all"}),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_a_whole_merge_passes_its_check_and_answers_as_the_adapter_does(case: str, tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    kind, options = WHOLE[case]
+    tokens = write_tokenizer(tmp_path)
+    path = write_base(tmp_path / kind, kind, vocab_size=len(tokens))
+    write_tokenizer(path)
+    adapter = write_adapter(load(path), tmp_path / "adapter", options)
+    merge(Base(kind, path, {}), adapter, tmp_path / "merged", "auto", Events())
+    failed = [item for item in check_merged(path, adapter, tmp_path / "merged", Events()) if item.verdict != "pass"]
+    assert failed == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        attached = PeftModel.from_pretrained(load(path), str(adapter)).eval()
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        ours, theirs = load_model(tmp_path / "merged", torch.float32)(ids).logits, attached(ids).logits
+    assert float((ours - theirs).norm() / theirs.norm()) < 0.03
+    assert {item.verdict for item in check_checkpoint(tmp_path / "merged")} == {"pass"}
+
+
+def test_an_adapter_for_experts_one_by_one_says_how_to_mend_it(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "qwen3_moe", "qwen3_moe")
+    adapter = write_adapter(load(base), tmp_path / "adapter", {"target_modules": ["q_proj"]})
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    for side in "AB":
+        of = "base_model.model.model.layers.0.{}.lora_" + side + ".weight"
+        tensors[of.format("mlp.experts.1.up_proj")] = tensors[of.format("self_attn.q_proj")].clone()
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(
+        MergeError, match=r"experts\.1\.up_proj.*load the adapter with peft on its base and save it again"
+    ):
+        plan_merge(base, adapter)
 
 
 @pytest.mark.parametrize("option", ["target_modules", "modules_to_save"])

@@ -9,7 +9,6 @@ are replaced: where a tensor's bytes come from, the encoder of blocks (llama.cpp
 of work (the next tensors are made on all cores while one is written).
 """
 
-import os
 import pickle
 import runpy
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.models.ggml_blocks import encoded, encoder
+from tunewright.parallel import threads_for_blocks
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 # How many bytes of finished tensors may wait to be written.
@@ -95,7 +95,7 @@ def work_ahead() -> None:
         writer.write_ti_data_to_file()
         for file in writer.fout:
             writer.write_padding(file, file.tell())
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as crew:
+        with ThreadPoolExecutor(threads_for_blocks()) as crew:
             for file, tensors in zip(writer.fout, writer.tensors, strict=True):
                 for made in made_in_order(list(tensors.values()), crew):
                     made.tofile(file)

@@ -6,7 +6,6 @@ encoded by llama.cpp's own function. Which tensor gets which type follows `llama
 Always: metadata stay byte by byte, but for `general.file_type`; what the converter keeps in float32 stays so.
 """
 
-import os
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from tunewright.errors import ExportError
 from tunewright.events import Events
 from tunewright.models.ggml_blocks import BLOCKS, encoded
 from tunewright.models.gguf_header import DEFAULT_ALIGNMENT, GgufHeader, GgufTensor, read_gguf_header
+from tunewright.parallel import threads_for_blocks
 
 # llama.cpp's enum llama_ftype, and the type that most tensors get.
 MIXTURES = {"q4_k_m": (15, "Q4_K"), "q5_k_m": (17, "Q5_K"), "q6_k": (18, "Q6_K")}
@@ -43,7 +43,7 @@ def quantize_gguf(source: Path, target: Path, mixture: str, events: Events) -> N
     kinds = {name: kind_of(tensor, mixture, header) for name, tensor in header.tensors.items()}
     beginning = metadata_bytes(header, MIXTURES[mixture][0]) + tensor_infos(header, kinds)
     progress = events.progress("tensors", len(kinds))
-    with target.open("wb") as file, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as crew:
+    with target.open("wb") as file, ThreadPoolExecutor(threads_for_blocks()) as crew:
         file.write(beginning)
         pad(file)
         for name, tensor in header.tensors.items():
@@ -157,7 +157,7 @@ def parts_in_order(path: Path, tensor: GgufTensor, kind: str, crew: ThreadPoolEx
     under_way: deque[Future[NDArray[np.uint8]]] = deque()
     for first in range(0, rows, step):
         under_way.append(crew.submit(made, data[first : first + step], tensor.type, kind))
-        if len(under_way) > 2 * len(os.sched_getaffinity(0)):
+        if len(under_way) > 2 * threads_for_blocks():
             yield under_way.popleft().result()
     for future in under_way:
         yield future.result()

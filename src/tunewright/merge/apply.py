@@ -20,9 +20,9 @@ from tunewright.errors import ArtifactError, MergeError
 from tunewright.events import Events, Progress
 from tunewright.models.merge_layout import Shard, tensor_bytes
 from tunewright.models.merge_plan import OpenMerge
+from tunewright.parallel import threads_for_blocks
 
 JOURNAL = "merging.json"
-LARGEST_CREW = 16
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def write_shards(directory: Path, shards: list[Shard], merge: OpenMerge, key: st
     for stale in directory.glob("*.safetensors"):
         if stale.name not in done:
             stale.unlink()
-    with one_thread_each(), ThreadPoolExecutor(crew_size()) as crew, ThreadPoolExecutor(1) as flusher:
+    with one_thread_each(), ThreadPoolExecutor(threads_for_blocks()) as crew, ThreadPoolExecutor(1) as flusher:
         flushes: deque[Future[None]] = deque()
         for shard in shards:
             if shard.file not in done:
@@ -74,10 +74,6 @@ def finish(directory: Path, file: str, key: str, done: set[str]) -> None:
     write_json(directory / JOURNAL, {"key": key, "done": sorted(done)})
 
 
-def crew_size() -> int:
-    return min(len(os.sched_getaffinity(0)), LARGEST_CREW)
-
-
 @contextmanager
 def one_thread_each() -> Iterator[None]:
     """Each thread of the crew computes by itself; torch's own threads would only get in their way."""
@@ -96,7 +92,7 @@ def write_shard(path: Path, shard: Shard, merge: OpenMerge, crew: ThreadPoolExec
         write_at(descriptor, memoryview(shard.header), 0)
         for block in blocks_of(shard, merge):
             under_way.append(crew.submit(write_block, descriptor, block, shard, merge))
-            if len(under_way) > 2 * crew_size():
+            if len(under_way) > 2 * threads_for_blocks():
                 progress.advance(under_way.popleft().result())
         while under_way:
             progress.advance(under_way.popleft().result())

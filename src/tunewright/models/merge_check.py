@@ -4,7 +4,6 @@ Every merged tensor is recomputed and compared bit by bit; every other tensor ha
 fails, the difference is tried against the accidents that are known to happen: `merge_diagnosis` names them.
 """
 
-import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,11 +14,12 @@ from typing import Any
 import torch
 
 from tunewright.artifacts import read_json
-from tunewright.events import Events, Progress
+from tunewright.events import Events
 from tunewright.evidence import Evidence, equal
 from tunewright.models.merge_diagnosis import diagnose, few_elements
 from tunewright.models.merge_plan import OpenMerge, plan_merge
 from tunewright.models.safetensors_file import StoredTensor, TensorReader, stored_tensors
+from tunewright.parallel import threads_for_blocks
 
 TEXT_KEYS = ("quantization_config", "compression_config")
 DIAGNOSED = 8
@@ -112,27 +112,27 @@ def compare(comparison: Comparison, events: Events) -> Findings:
     """Look at every block, on all cores."""
     planned = comparison.merge.plan.tensors
     findings = Findings(different=set(comparison.found) & set(planned) - set(comparison.shared))
-    progress = events.progress("tensors", len(comparison.shared))
+    numbers = {name: number for number, name in enumerate(comparison.shared, 1)}
+    progress = events.progress("tensors", len(numbers))
     under_way: deque[Future[Looked]] = deque()
-    crew_size = min(len(os.sched_getaffinity(0)), 16)
-    with ThreadPoolExecutor(crew_size) as crew:
+    with ThreadPoolExecutor(threads_for_blocks()) as crew:
         for block in comparison.blocks():
             under_way.append(crew.submit(comparison.look, *block))
-            if len(under_way) > 2 * crew_size:
-                note(findings, under_way.popleft().result(), progress, comparison.shared)
+            if len(under_way) > 2 * threads_for_blocks():
+                progress.reach(numbers[note(findings, under_way.popleft().result())])
         while under_way:
-            note(findings, under_way.popleft().result(), progress, comparison.shared)
+            progress.reach(numbers[note(findings, under_way.popleft().result())])
     return findings
 
 
-def note(findings: Findings, looked: Looked, progress: Progress, names: list[str]) -> None:
+def note(findings: Findings, looked: Looked) -> str:
     if not looked.same:
         findings.different.add(looked.name)
     if not looked.finite:
         findings.not_finite.add(looked.name)
     if looked.moved:
         findings.moved.add(looked.name)
-    progress.reach(names.index(looked.name) + 1)
+    return looked.name
 
 
 def explain(comparison: Comparison, findings: Findings) -> None:

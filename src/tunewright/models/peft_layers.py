@@ -14,6 +14,9 @@ from tunewright.models.merge_changes import BiasLora, Change, Dora, EmbeddingLor
 
 NAME = "default"
 OTHER_BASE = "Merge into the base it was trained on."
+STACKED = (
+    "Experts are stacked in transformers 5: load the adapter with peft on its base and save it again, then merge that."
+)
 
 
 @dataclass
@@ -160,7 +163,9 @@ def _validate_keys(adapter: Adapter, expected: dict[str, tuple[int, ...]], layer
     for key in adapter.tensors:
         if key not in expected and key not in used:
             raise MergeError(
-                adapter.where, f"it changes {_changed_by(key)!r}, which the base has not ({key})", mend=OTHER_BASE
+                adapter.where,
+                f"it changes {_changed_by(key)!r}, which the base has not ({key})",
+                mend=STACKED if ".experts." in key else OTHER_BASE,
             )
     for key, shape in expected.items():
         if key not in adapter.tensors:
