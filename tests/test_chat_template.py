@@ -17,8 +17,8 @@ from tunewright.chat.named import template_names
 from tunewright.chat.sandbox import compiled
 from tunewright.chat.template import DEFAULT_TODAY, ChatTemplate, chat_template_of
 from tunewright.errors import RecipeError, RenderError
-from tunewright.merge.stage import write_chat_template
 from tunewright.models.base import load_tokenizer
+from tunewright.models.checkpoint_directory import write_chat_template
 from tunewright.recipe import read_recipe
 
 BATTERY = Path(os.environ.get("TUNEWRIGHT_BATTERY", "../shared/battery"))

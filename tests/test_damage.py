@@ -14,7 +14,7 @@ from tunewright.artifacts import write_json
 from tunewright.events import Events
 from tunewright.merge.stage import merge
 from tunewright.models.base import Base
-from tunewright.models.merge_check import through_nf4
+from tunewright.models.merge_diagnosis import through_nf4
 from tunewright.paths import verify_run
 
 Damage = Callable[[Path], object]

@@ -14,8 +14,9 @@ from tunewright.artifacts import RunDirectory, write_json
 from tunewright.errors import ArtifactError, MergeError
 from tunewright.events import Events
 from tunewright.evidence import Evidence
-from tunewright.merge.stage import merge, run, write_shards
-from tunewright.models.adapter import Adapter
+from tunewright.merge.apply import write_shard
+from tunewright.merge.provenance import validate_sixteen_bits
+from tunewright.merge.stage import merge, run
 from tunewright.models.base import (
     Base,
     identity_files,
@@ -24,7 +25,12 @@ from tunewright.models.base import (
     peft_warnings_silenced,
     validate_same_base,
 )
-from tunewright.models.merge_check import check_merged, through_nf4
+from tunewright.models.merge_check import check_merged
+from tunewright.models.merge_diagnosis import through_nf4
+from tunewright.models.merge_in_memory import merged_in_float32
+from tunewright.models.merge_layout import Shard, lay_out
+from tunewright.models.merge_plan import MergePlan, plan_merge
+from tunewright.models.safetensors_file import file_tensors
 from tunewright.models.tensors import CheckpointTensors
 from tunewright.recipe import MergeKeys, TrainKeys
 from tunewright.train.lora import attach_adapter, write_adapter
@@ -59,6 +65,10 @@ def failures(base: Path, adapter: Path, merged: Path) -> dict[str, Evidence]:
     return {item.name: item for item in check_merged(base, adapter, merged, Events()) if item.verdict == "fail"}
 
 
+def check_passes(base: Path, adapter: Path, merged: Path) -> bool:
+    return failures(base, adapter, merged) == {}
+
+
 def rewrite(directory: Path, change: Callable[[Tensors], object], name: str = "model.safetensors") -> None:
     tensors = load_file(directory / name)
     change(tensors)
@@ -90,18 +100,15 @@ def test_merge_passes_its_own_check(base: Base, adapter_path: Path, merged_path:
 
 
 def test_tensors_without_an_adapter_are_the_bases_bytes(base: Base, adapter_path: Path, merged_path: Path) -> None:
-    with (
-        CheckpointTensors(base.path) as before,
-        CheckpointTensors(merged_path) as after,
-        Adapter(adapter_path, before) as adapter,
-    ):
-        untouched = [name for name in before if name not in adapter.pairs]
+    touched = set(plan_merge(base.path, adapter_path).touched)
+    with CheckpointTensors(base.path) as before, CheckpointTensors(merged_path) as after:
+        untouched = [name for name in before if name not in touched]
         assert untouched
         assert all(torch.equal(before[name], after[name]) for name in untouched)
 
 
 def test_merged_checkpoint_keeps_the_bases_tokenizer_files(base: Base, merged_path: Path) -> None:
-    for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"):
+    for name in ("tokenizer.json", "tokenizer.model", "chat_template.jinja"):
         assert (merged_path / name).read_bytes() == (base.path / name).read_bytes()
 
 
@@ -130,7 +137,17 @@ def test_merge_refuses_shapes_that_do_not_fit(base: Base, adapter_path: Path, tm
         merge(base, damaged, tmp_path / "merged", "auto", Events())
 
 
-@pytest.mark.parametrize(("key", "value"), [("use_dora", True), ("bias", "all"), ("peft_type", "IA3")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("peft_type", "IA3"),
+        ("layer_replication", [[0, 2]]),
+        ("alora_invocation_tokens", [1]),
+        ("arrow_config", {"top_k": 1}),
+        ("kasa_config", {"beta": 1}),
+        ("init_lora_weights", "pissa_niter_4"),
+    ],
+)
 def test_merge_refuses_adapters_of_other_kinds_by_name(
     base: Base, adapter_path: Path, tmp_path: Path, key: str, value: Any
 ) -> None:
@@ -206,14 +223,124 @@ def test_check_names_tensors_that_are_not_finite(base: Base, adapter_path: Path,
     assert failures(base.path, adapter_path, merged_path)["tensors_not_finite"].detail == "model.norm.weight"
 
 
-def test_checkpoint_is_written_in_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunewright.merge.stage.SHARD_BYTES", 100)
-    tensors = {f"t{index}": torch.full((4, 4), float(index), dtype=torch.bfloat16) for index in range(8)}
-    write_shards(tmp_path, iter(tensors.items()))
-    assert len(list(tmp_path.glob("model-*-of-00003.safetensors"))) == 3
-    with CheckpointTensors(tmp_path) as read:
-        assert set(read) == set(tensors)
-        assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+def small_shards(monkeypatch: pytest.MonkeyPatch, shard_bytes: int = 100_000) -> None:
+    def lay_out_small(plan: MergePlan, dtype: torch.dtype) -> list[Shard]:
+        return lay_out(plan, dtype, shard_bytes)
+
+    monkeypatch.setattr("tunewright.merge.stage.lay_out", lay_out_small)
+
+
+def test_checkpoint_is_written_in_shards_with_an_index(
+    base: Base, adapter_path: Path, merged_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    facts = merge(base, adapter_path, tmp_path / "shards", "auto", Events())
+    assert len(list((tmp_path / "shards").glob("model-*-of-*.safetensors"))) == facts["shards"] > 2
+    assert check_passes(base.path, adapter_path, tmp_path / "shards")
+    with CheckpointTensors(merged_path) as one, CheckpointTensors(tmp_path / "shards") as several:
+        assert set(one) == set(several)
+        assert all(torch.equal(one[name], several[name]) for name in one)
+
+
+def test_shards_are_read_by_the_safetensors_library_and_lie_aligned(merged_path: Path) -> None:
+    tensors = load_file(merged_path / "model.safetensors")
+    stored = file_tensors(merged_path / "model.safetensors")
+    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} == {
+        name: (tensor.dtype, tensor.shape) for name, tensor in stored.items()
+    }
+    assert all(tensor.offset % tensor.dtype.itemsize == 0 for tensor in stored.values())
+
+
+def test_a_merge_that_was_stopped_goes_on_with_the_next_shard(
+    base: Base, adapter_path: Path, merged_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_shards(monkeypatch)
+    written: list[str] = []
+
+    def stops_at_the_third(path: Path, *arguments: Any) -> None:
+        if len(written) == 2 and path.name not in written:
+            written.append("stopped")
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_shard(path, *arguments)
+
+    monkeypatch.setattr("tunewright.merge.apply.write_shard", stops_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        merge(base, adapter_path, tmp_path / "shards", "auto", Events())
+    before = list(written)
+    merge(base, adapter_path, tmp_path / "shards", "auto", Events())
+    assert before[2] == "stopped"
+    assert not set(before[:2]) & set(written[3:])
+    assert check_passes(base.path, adapter_path, tmp_path / "shards")
+    assert not list((tmp_path / "shards").glob("merging*"))
+
+
+def test_an_unfinished_merge_of_something_else_is_not_taken_up(
+    base: Base, adapter_path: Path, merged_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    write_json(tmp_path / "out" / "merging.json", {"key": "another", "done": ["model.safetensors"]})
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"stale")
+    (tmp_path / "out" / "stale.jinja").write_text("stale")
+    merge(base, adapter_path, tmp_path / "out", "auto", Events())
+    assert check_passes(base.path, adapter_path, tmp_path / "out")
+    assert not (tmp_path / "out" / "stale.jinja").exists()
+
+
+def test_blocks_give_what_whole_tensors_give(
+    base: Base, adapter_path: Path, merged_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunewright.models.merge_plan.BLOCK_ELEMENTS", 700)
+    merge(base, adapter_path, tmp_path / "blocks", "auto", Events())
+    assert (tmp_path / "blocks/model.safetensors").read_bytes() == (merged_path / "model.safetensors").read_bytes()
+
+
+def test_merge_refuses_an_adapter_that_changes_nothing(base: Base, adapter_path: Path, tmp_path: Path) -> None:
+    idle = changed_adapter(adapter_path, tmp_path, lambda t: [value.zero_() for key, value in t.items() if "_B" in key])
+    with pytest.raises(MergeError, match=r"changes nothing: B·A is zero in all of its 14 modules.*train again"):
+        merge(base, idle, tmp_path / "merged", "auto", Events())
+
+
+def test_merge_refuses_an_adapter_that_is_not_finite(base: Base, adapter_path: Path, tmp_path: Path) -> None:
+    key = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
+    broken = changed_adapter(adapter_path, tmp_path, lambda t: t[key][3].fill_(float("nan")))
+    with pytest.raises(MergeError, match=r"up_proj\.lora_B\.weight has numbers that are not finite"):
+        merge(base, broken, tmp_path / "merged", "auto", Events())
+
+
+def test_merge_refuses_a_result_that_overflows_and_leaves_nothing_that_looks_finished(
+    base: Base, adapter_path: Path, tmp_path: Path
+) -> None:
+    key = "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight"
+    large = changed_adapter(adapter_path, tmp_path, lambda t: t[key].mul_(1e7))
+    with pytest.raises(MergeError, match=r"up_proj\.weight: merged, it has numbers that are not finite in float16"):
+        merge(base, large, tmp_path / "merged", "float16", Events())
+    assert not (tmp_path / "merged" / "config.json").exists()
+
+
+def test_merge_refuses_keys_that_the_base_has_no_place_for(base: Base, adapter_path: Path, tmp_path: Path) -> None:
+    extra = changed_adapter(adapter_path, tmp_path, lambda t: t.update({"base_model.model.extra": torch.ones(2)}))
+    with pytest.raises(MergeError, match="'extra', which the base has not"):
+        merge(base, extra, tmp_path / "merged", "auto", Events())
+
+
+def test_merge_refuses_a_base_with_quantized_tensors(base: Base, adapter_path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(base.path, copy)
+    name = "model.layers.0.mlp.up_proj.weight"
+    rewrite(copy, lambda t: t.update({name: torch.zeros(t[name].shape, dtype=torch.uint8)}))
+    with pytest.raises(MergeError, match=r"the base is quantized: model\.layers\.0\.mlp\.up_proj\.weight is uint8"):
+        merge(Base("copy", copy, {}), adapter_path, tmp_path / "merged", "auto", Events())
+
+
+def test_a_base_that_went_through_four_bits_is_refused_by_name(base: Base, tmp_path: Path) -> None:
+    validate_sixteen_bits(base)
+    copy = tmp_path / "base"
+    shutil.copytree(base.path, copy)
+    rewrite(copy, lambda t: t.update({name: through_nf4(w.float()).to(w.dtype) for name, w in t.items()}))
+    with pytest.raises(MergeError, match=r"quantized to 4 bits and back.*16-bit original"):
+        validate_sixteen_bits(Base("copy", copy, {}))
+    validate_sixteen_bits(Base("embedded:by-definition", copy, {}))
 
 
 def test_damaged_safetensors_file_is_named(tmp_path: Path, base: Base) -> None:
@@ -230,7 +357,13 @@ def test_a_template_that_the_recipe_names_is_the_merged_checkpoints(
     shutil.copytree(adapter_path, tmp_path / "adapter")
     write_json(tmp_path / "adapter" / "base.json", {"files": base.files})
     (tmp_path / "tokens").mkdir()
-    write_json(tmp_path / "tokens" / "template.json", {"chat_template": "{{ 'as trained' }}"})
+    write_json(tmp_path / "tokens" / "template.json", {"chat_template": "{{ 'as trained' }}", "stop_ids": [1, 3]})
     run(MergeKeys(model=str(base.path), chat_template="zephyr"), RunDirectory(tmp_path), tmp_path, Events())
     assert load_tokenizer(tmp_path / "merged").chat_template == "{{ 'as trained' }}"
     assert [path.name for path in (tmp_path / "merged").glob("*.jinja")] == ["chat_template.jinja"]
+
+
+def test_the_model_merged_in_memory_is_the_merged_checkpoint(base: Base, adapter_path: Path, merged_path: Path) -> None:
+    model = merged_in_float32(base.path, adapter_path, "cpu")
+    written = load_file(merged_path / "model.safetensors")
+    assert all(torch.equal(tensor, model.state_dict()[name].bfloat16()) for name, tensor in written.items())

@@ -201,9 +201,15 @@ def merge(
 
 @app.command()
 def export(
-    target: Annotated[Path, typer.Argument(help="A run directory, or a 16-bit checkpoint directory with --out.")],
-    out: Annotated[Path | None, typer.Option(help="GGUF file to write, for a checkpoint directory.")] = None,
-    gguf_format: Annotated[str, typer.Option("--format", help="q8_0, f16, bf16 or f32.")] = "q8_0",
+    target: Annotated[
+        Path | None, typer.Argument(help="A run directory, or a 16-bit checkpoint directory with --out.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="Base model, to export an adapter without merging first.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="Directory with a peft adapter, for --base.")] = None,
+    out: Annotated[Path | None, typer.Option(help="GGUF file to write, for a checkpoint directory or --base.")] = None,
+    gguf_format: Annotated[
+        str, typer.Option("--format", help="q8_0, f16, bf16, f32, q6_k, q5_k_m or q4_k_m.")
+    ] = "q8_0",
     override: Override = None,
     again: Again = False,
     as_json: AsJson = False,
@@ -212,13 +218,20 @@ def export(
 
     Example: tunewright export merged --out model-q8_0.gguf
     """
-    if out is None:
+    if target is not None and out is None:
         run_until("export", str(target), override=override, as_json=as_json, again=again)
         return
-    from tunewright.paths import export_path
+    from tunewright.paths import export_adapter_paths, export_path
 
     with listening(as_json) as listener:
-        report_evidence({"export": export_path(target, out, gguf_format, listener)}, as_json)
+        if target is not None and out is not None:
+            evidence = export_path(target, out, gguf_format, listener)
+        elif base is not None and adapter is not None and out is not None:
+            evidence = export_adapter_paths(base, adapter, out, gguf_format, listener)
+        else:
+            expected = "RUN; a checkpoint directory and --out; or --base, --adapter and --out"
+            raise UsageError("tunewright export", "a path is missing", expected=expected)
+    report_evidence({"export": evidence}, as_json)
 
 
 @app.command()

@@ -96,6 +96,12 @@ def _start_quietly(start: Callable[..., None], arguments: tuple[Any, ...]) -> No
     start(*arguments)
 
 
+def threads_for_blocks() -> int:
+    """One thread for each core that this process may use, at most 16: each holds a block of numbers."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, 16)
+
+
 def processes_for(total_bytes: int, enough_bytes: int = 1 << 23) -> int:
     """One process for each core, at most 16; none where starting them costs more than they save."""
     return min(os.cpu_count() or 1, 16) if total_bytes >= enough_bytes else 0

