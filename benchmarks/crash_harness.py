@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,10 @@ SCENE = ROOT / "tests" / "crash_scene.py"
 # Every call by which the store, the supervisor or the inbox changes what is on the disk, or starts and ends processes.
 CALLS = (
     *("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "mkdir", "ftruncate", "fcntl"),
-    *("clone,clone3,vfork", "execve", "kill", "close", "memfd_create", "flock"),
+    *("clone,clone3,vfork", "execve", "kill", "close", "memfd_create", "flock", "pselect6", "wait4"),
 )
-SECONDS_TO_THE_KILL = 8  # Where every process dies on its start, a scene has no end.
-SECONDS_TO_THE_END = 40
+SECONDS_TO_THE_KILL = 60
+SECONDS_TO_THE_END = 60
 IMAGE_MIB = 24
 
 
@@ -57,11 +57,12 @@ def play(stage: Path, inject: list[str], without: str = "") -> int:
     Raises:
         subprocess.TimeoutExpired: it does not come to its end, and nobody killed it.
     """
-    strace = [program("strace"), "-f", "-qq", "-o", "/dev/null", *inject] if inject else []
+    strace = [program("strace"), "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", *inject] if inject else []
     command = [*strace, sys.executable, str(SCENE), str(stage)]
     seconds = SECONDS_TO_THE_KILL if inject else SECONDS_TO_THE_END
+    surroundings = environment(without) | ({"SCENE_IS_KILLED": "1"} if inject else {})
     with subprocess.Popen(
-        command, env=environment(without), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, env=surroundings, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as scene:
         try:
             return scene.wait(seconds)
@@ -167,15 +168,25 @@ def row(number: int) -> str:
     return f'{{"row": {number}}}\n'
 
 
-def kill_points(points: int, seed: int = 7) -> list[tuple[str, int]]:
-    """Points spread evenly over the calls, and over the whole of a scene."""
-    counts = count_calls("")
+def kill_points(points: int, calls: Sequence[str], seed: int = 7) -> list[tuple[str, int]]:
+    """Points spread evenly over the calls, and over the lives of short processes as well as of long ones."""
+    counts = {call: count for call, count in count_calls("").items() if call in calls}
     random_order = random.Random(seed)  # noqa: S311
-    chosen = {(call, 1 + number * counts[call] // share) for call, share in shares(counts, points).items()
-              for number in range(share)}  # fmt: skip
+    chosen = {(call, when) for call, share in shares(counts, points).items() for when in spread(counts[call], share)}
     ordered = sorted(chosen)
     random_order.shuffle(ordered)
     return ordered
+
+
+def spread(count: int, share: int) -> list[int]:
+    """So many of the numbers from 1 to `count`, the small ones closer together."""
+    chosen: set[int] = set()
+    for number in range(share):
+        when = round(count ** (number / max(1, share - 1)))
+        while when in chosen:
+            when += 1
+        chosen.add(when)
+    return sorted(when for when in chosen if when <= count)
 
 
 def shares(counts: dict[str, int], points: int) -> dict[str, int]:
@@ -188,19 +199,22 @@ def shares(counts: dict[str, int], points: int) -> dict[str, int]:
     return result
 
 
-def kill(points: int, without: str = "") -> Tally:
+def kill(points: int, without: str = "", calls: Sequence[str] = CALLS) -> Tally:
     """Kill at each point, play on until all is done, and look."""
     tally = Tally()
-    for call, when in kill_points(points):
+    for call, when in kill_points(points, calls):
         with tempfile.TemporaryDirectory() as place:
             stage = new_stage(Path(place))
-            killed = play(stage, ["-e", f"inject={call}:signal=KILL:when={when}"], without)
+            injection = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"]
+            killed = play(stage, injection, without)
             tally.kills += killed != 0
             found = faults_at_once(stage) or finish(stage, without)
         tally.points += 1
         tally.faults += bool(found)
         for fault in found:
             say(f"{call} {when}: {fault}")
+        if tally.points % 50 == 0:
+            say(f"... {tally.points} points, {tally.faults} with faults")
     say(f"{tally.points} points, {tally.kills} kills of the service itself, {tally.faults} with faults")
     return tally
 
@@ -296,20 +310,23 @@ def half_published(stage: Path) -> list[str]:
     return [f"{path.relative_to(stage)} is there, and empty" for path in finals if path.stat().st_size == 0]
 
 
-MUTATIONS = {
-    "rename": ("kill", "artifacts are written under their final names"),
-    "ending": ("kill", "a worker outlives its supervisor, and nobody ends it"),
-    "fsync": ("power", "no file is flushed"),
-    "store-fsync": ("power", "the store is not flushed"),
+# What is taken out, and how that is to be found: by kills at these calls, or without any by power cuts.
+MUTATIONS: dict[str, tuple[str, Sequence[str]]] = {
+    "rename": ("artifacts are written under their final names", ("write", "fsync", "close")),
+    "ending": ("a worker outlives its supervisor, and nobody ends it", ("pselect6", "pwrite64", "kill")),
+    "fsync": ("no file is flushed", ()),
+    "store-fsync": ("the store is not flushed", ()),
 }
 
 
 def test_the_harness(points: int) -> bool:
-    """Whether each mutation is found, and the program as it is has no fault."""
-    results = {name: MODES[mode](points, name).faults for name, (mode, _) in MUTATIONS.items()}
-    for name, found in results.items():
-        say(f"without {name} ({MUTATIONS[name][1]}): {'found' if found else 'NOT FOUND'}, {found} points with faults")
-    return all(results.values())
+    """Whether each mutation is found."""
+    found_all = True
+    for name, (words, calls) in MUTATIONS.items():
+        faults = (kill(points, name, calls) if calls else power(points, name)).faults
+        say(f"without {name} ({words}): {'found' if faults else 'NOT FOUND'}, at {faults} of {points} points")
+        found_all = found_all and faults > 0
+    return found_all
 
 
 MODES = {"kill": kill, "power": power}

@@ -2,10 +2,12 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-from tunewright.jobs.job import Job
+from tunewright.jobs.job import MARK, Job
+from tunewright.jobs.processes import kill_marked
 from tunewright.jobs.scheduler import Scheduler
 from tunewright.jobs.store import Store
 
@@ -21,18 +23,28 @@ def add(store: Store, name: str, *words: str, **options: int | tuple[int, ...]) 
     return store.add(name, "\n".join(words), store.root / name, **options)  # type: ignore[arg-type]
 
 
-def wait_until(condition: Callable[[], object], scheduler: Scheduler | None = None) -> float:
+def wait_until(
+    condition: Callable[[], object], scheduler: Scheduler | None = None, at_most: float = SECONDS_TO_WAIT
+) -> float:
     """Seconds until the condition held, with rounds of the scheduler meanwhile."""
     started = time.monotonic()
     while not condition():
-        assert time.monotonic() - started < SECONDS_TO_WAIT, "it has not come about"
+        assert time.monotonic() - started < at_most, "it has not come about"
         if scheduler is not None:
             scheduler.tick()
         time.sleep(0.01)
     return time.monotonic() - started
 
 
-def finish_all(scheduler: Scheduler) -> None:
+def finish_all(scheduler: Scheduler, at_most: float = SECONDS_TO_WAIT) -> None:
     """Rounds until nothing waits to start and nothing runs."""
     store = scheduler.store
-    wait_until(lambda: not store.jobs("WHERE state IN ('queued', 'starting', 'running')"), scheduler)
+    wait_until(lambda: not store.jobs("WHERE state IN ('queued', 'starting', 'running')"), scheduler, at_most)
+
+
+def new_store(directory: Path) -> Iterator[Store]:
+    """A store for a test, which leaves no process behind."""
+    store = Store(directory)
+    yield store
+    for attempt in store.held():
+        wait_until(partial(kill_marked, MARK, attempt.token))

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from jobs_bench import FAKE_RUN, add, finish_all, scheduler_of, wait_until
+from jobs_bench import FAKE_RUN, add, finish_all, new_store, scheduler_of, wait_until
 from tunewright.errors import JobError
 from tunewright.jobs import processes
 from tunewright.jobs.job import MARK, Attempt
@@ -21,8 +22,8 @@ from tunewright.jobs.supervisor import Grace, supervise
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> Iterator[Store]:
+    yield from new_store(tmp_path / "store")
 
 
 def states_of(store: Store, job: int) -> list[str]:

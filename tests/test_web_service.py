@@ -5,12 +5,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from jobs_bench import add, wait_until
+from jobs_bench import add, new_store, wait_until
 from tunewright.errors import EnvironmentLackError, JobError
 from tunewright.jobs.scheduler import sole_service
 from tunewright.jobs.store import Store
@@ -19,8 +20,8 @@ from web_bench import events_of, free_port, service, start_service, wait_for_sta
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def store(tmp_path: Path) -> Iterator[Store]:
+    yield from new_store(tmp_path / "store")
 
 
 def test_a_service_stops_within_two_seconds_with_streams_open_and_its_job_runs_on(store: Store) -> None:

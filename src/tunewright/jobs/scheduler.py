@@ -39,6 +39,7 @@ class Scheduler:
         self.command = tuple(command)
         self.problem = ""
         self._children: dict[tuple[int, int], int] = {}
+        self._ended: set[tuple[int, int]] = set()
 
     def tick(self) -> None:
         """One round. What the disk does not take now is left for the next."""
@@ -80,21 +81,25 @@ class Scheduler:
         for key, child in list(self._children.items()):
             if os.waitpid(child, os.WNOHANG)[0]:
                 del self._children[key]
+                self._ended.add(key)
 
     def _look_after(self, attempt: Attempt) -> None:
         """End an attempt that nobody stands over any more."""
+        key = attempt.job, attempt.number
         if attempt.supervisor:
             who = identity_from_json(attempt.supervisor)
             if not is_dead(who, attempt.beat):
                 return
-            rebooted = who.boot != boot_id()
-        elif (attempt.job, attempt.number) in self._children:
+            crashed = who.boot == boot_id()
+        elif key in self._children:
             return
         else:
-            rebooted = True  # It was claimed by a service that died before anything was started: nobody's fault.
+            # If it was not started here, a service claimed it that died before it started anything: nobody's fault.
+            crashed = key in self._ended
         if kill_marked(MARK, attempt.token):
-            reason = "the machine or the service was restarted" if rebooted else "its supervisor was killed"
-            self.store.abandon(attempt, reason, crashed=not rebooted)
+            self._ended.discard(key)
+            reason = "its supervisor was killed" if crashed else "the machine or the service was restarted"
+            self.store.abandon(attempt, reason, crashed)
 
 
 def silent_attempts(store: Store) -> list[Attempt]:
