@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from tunewright import service_commands
 from tunewright.commands import State, kept_run, listening, overrides_of, report_evidence, run_until
 from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError, environment_error
 
@@ -317,6 +318,10 @@ def doctor(as_json: AsJson = False) -> None:
     from tunewright.doctor import examine_machine
 
     report_evidence({"doctor": examine_machine()}, as_json, failure_code=EnvironmentLackError.exit_code)
+
+
+app.command()(service_commands.up)
+app.add_typer(service_commands.jobs, name="jobs")
 
 
 def print_keys() -> None:

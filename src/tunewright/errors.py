@@ -104,6 +104,14 @@ class ArtifactError(TunewrightError):
     """A run directory whose files are missing, changed, or in use by another process."""
 
 
+class JobError(TunewrightError):
+    """A job that does not exist, or is not in a state in which it could do what was asked."""
+
+
+class JobNotFoundError(JobError):
+    """A job, or a run of the service, that does not exist."""
+
+
 class GateError(TunewrightError):
     """At least one piece of evidence failed and was not accepted by name."""
 

@@ -22,6 +22,7 @@ from tunewright.engines.hf import HFEngine
 from tunewright.errors import TrainingError
 from tunewright.events import Events
 from tunewright.layouts.layout import Layout
+from tunewright.parallel import interrupts_deferred
 from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import TrainingLog, resume_from_checkpoint, write_checkpoint
 
@@ -104,6 +105,8 @@ class Trainer:
     def run(self, checkpoints: Path, key: str) -> TrainingLog:
         """Train to the end, from the newest checkpoint of the same training if there is one.
 
+        Ctrl-C takes effect after the step that is under way, which is saved.
+
         Args:
             checkpoints: the directory that checkpoints are kept in.
             key: the hash of everything that determines the result; checkpoints with another one are not taken.
@@ -117,15 +120,20 @@ class Trainer:
             self.events.note(f"Going on from the checkpoint after step {first} of {steps}.")
         eval_every = self.config.eval_steps or math.ceil(steps / EVALUATIONS_PER_RUN)
         save_every = self.config.save_steps or math.ceil(steps / CHECKPOINTS_PER_RUN)
-        if not first:
-            self.evaluate(0)
+        if first == 0 or (first % eval_every == 0 and self.log.evaluations[-1]["step"] != first):
+            self.evaluate(first)
         progress = self.events.progress("steps", steps, first)
         started, tokens = time.monotonic(), 0
         for step in range(first, steps):
-            tokens += self.take_step(step)
-            self.tokens_per_second = round(tokens / (time.monotonic() - started), 1)
-            self.events.emit("metric", **self.log.steps[-1], tokens_per_second=self.tokens_per_second)
             done = step + 1
+            try:
+                with interrupts_deferred():
+                    tokens += self.take_step(step)
+                    self.tokens_per_second = round(tokens / (time.monotonic() - started), 1)
+                    self.events.emit("metric", **self.log.steps[-1], tokens_per_second=self.tokens_per_second)
+            except KeyboardInterrupt:
+                write_checkpoint(checkpoints, done, key, self.model, self.optimizer, self.log)
+                raise
             if done % eval_every == 0 or done == steps:
                 self.evaluate(done)
             if done % save_every == 0 or done == steps:

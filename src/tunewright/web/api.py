@@ -1,0 +1,247 @@
+"""The routes below `/api/v1`, and `/metrics`. Each is a few lines: what it does is in `jobs` and beside this module."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from tunewright import __version__
+from tunewright.errors import EnvironmentLackError, JobError, JobNotFoundError, TunewrightError, UsageError
+from tunewright.jobs.adding import add_job, recipe_of_keys
+from tunewright.jobs.arrivals import arrivals
+from tunewright.jobs.job import State
+from tunewright.jobs.store import Store
+from tunewright.web.access import COOKIE, Access
+from tunewright.web.guard import SESSION_PATH, problem
+from tunewright.web.requests import Change, Id, Login, NewJob, Retry
+from tunewright.web.runs import NAME, Runs
+from tunewright.web.status import StatusBoard
+from tunewright.web.streams import Streams, finite, with_signs_of_life
+
+REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:"
+LOG_BYTES_AT_ONCE = 1 << 18
+MOST_POINTS = 200_000
+SECONDS_OF_A_LOGIN = 30 * 24 * 3600
+
+JobId = Annotated[Id, Path()]
+RunName = Annotated[str, Path(pattern=NAME)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Place = Annotated[int, Query(ge=0, le=2**53)]
+LastEventId = Annotated[int, Header(alias="Last-Event-ID", ge=0, le=2**53)]
+
+
+def make_app(store: Store, access: Access, board: StatusBoard, streams: Streams, runs: Runs) -> FastAPI:
+    """The application; the guard is to be put before it."""
+    app = FastAPI(
+        title="tunewright", version=__version__, openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None
+    )
+    for error, answer in ANSWERS.items():
+        app.add_exception_handler(error, answer)
+    app.include_router(session_routes(access), tags=["session"])
+    app.include_router(status_routes(store, board), tags=["status"])
+    app.include_router(job_routes(store), prefix="/api/v1/jobs", tags=["jobs"])
+    app.include_router(run_routes(runs), prefix="/api/v1/runs", tags=["runs"])
+    app.include_router(stream_routes(streams, runs), tags=["streams"])
+    return app
+
+
+def session_routes(access: Access) -> APIRouter:
+    router = APIRouter()
+
+    @router.post(SESSION_PATH, status_code=HTTPStatus.NO_CONTENT, responses=described(HTTPStatus.UNAUTHORIZED))
+    def log_in(login: Login) -> Response:
+        """Give the cookie for the token."""
+        if not access.knows_token(login.token):
+            return JSONResponse(problem("token", "it is wrong"), HTTPStatus.UNAUTHORIZED)
+        answer = Response(status_code=HTTPStatus.NO_CONTENT)
+        answer.set_cookie(COOKIE, access.cookie, max_age=SECONDS_OF_A_LOGIN, httponly=True, samesite="strict")
+        return answer
+
+    @router.delete(SESSION_PATH, status_code=HTTPStatus.NO_CONTENT)
+    def log_out() -> Response:
+        """Take the cookie away."""
+        answer = Response(status_code=HTTPStatus.NO_CONTENT)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+        return answer
+
+    return router
+
+
+def status_routes(store: Store, board: StatusBoard) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/api/v1/status")
+    async def status() -> Response:
+        """What goes on: jobs by state, what is at work, GPUs, disk, and what needs attention."""
+        return Response(board.as_bytes, media_type="application/json")
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        """The same figures for Prometheus."""
+        return Response(board.as_prometheus(), media_type="text/plain; version=0.0.4")
+
+    @router.get("/api/v1/inbox")
+    def inbox(limit: Limit = 100) -> list[dict[str, Any]]:
+        """What arrived last, the newest first."""
+        return [asdict(item) for item in arrivals(store, "WHERE id > (SELECT max(id) FROM arrivals) - ?", (limit,))][
+            ::-1
+        ]
+
+    return router
+
+
+def job_routes(store: Store) -> APIRouter:
+    router = APIRouter(responses=described(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE))
+
+    @router.get("")
+    def list_jobs(state: State | None = None, before: Place = 2**53, limit: Limit = 100) -> list[dict[str, Any]]:
+        """Jobs, the newest first; the next page is asked for with `before`, the last number of this one."""
+        if state is None:
+            return [job.as_json() for job in store.jobs("WHERE id < ?", [before], limit)]
+        return [job.as_json() for job in store.jobs("WHERE id < ? AND state = ?", [before, state], limit)]
+
+    @router.post("", status_code=HTTPStatus.CREATED)
+    def add(new: NewJob) -> dict[str, Any]:
+        """Queue a run of a recipe."""
+        return add_job(store, recipe_of_keys(new.recipe), new.name, new.priority, new.needs).as_json()
+
+    @router.get("/{job}")
+    def show(job: JobId) -> dict[str, Any]:
+        """A job with its recipe, its history and its attempts."""
+        found = store.job(job)
+        attempts = [attempt.as_json() for attempt in store.attempts(job)]
+        return {**found.as_json(), "recipe": found.recipe, "history": store.history(job), "attempts": attempts}
+
+    @router.patch("/{job}")
+    def change(job: JobId, change: Change) -> dict[str, Any]:
+        """Set the priority: the higher goes first."""
+        return store.set_priority(job, change.priority).as_json()
+
+    @router.post("/{job}/retry")
+    def retry(job: JobId, retry: Retry) -> dict[str, Any]:
+        """Queue a job again that has ended; what `accept` names may fail this time."""
+        return store.retry(job, retry.accept).as_json()
+
+    @router.post("/{job}/{wish}")
+    def wish(job: JobId, wish: Literal["cancel", "stop"]) -> dict[str, Any]:
+        """Cancel a job, or stop it so that it can go on later."""
+        return store.want(job, wish).as_json()
+
+    @router.get("/{job}/log")
+    def log(job: JobId, attempt: Annotated[int, Query(ge=1, le=10_000)] = 1, after: Place = 0) -> dict[str, Any]:
+        """A piece of an attempt's log, without what would speak to a terminal, and where the next one begins."""
+        store.job(job)
+        return piece_of_log(store, job, attempt, after)
+
+    return router
+
+
+def run_routes(runs: Runs) -> APIRouter:
+    router = APIRouter(responses=described(HTTPStatus.NOT_FOUND))
+
+    @router.get("")
+    def list_runs(after: Place = 0, limit: Limit = 100) -> dict[str, Any]:
+        """Runs, the one that changed last first."""
+        found = runs.all()
+        return {"total": len(found), "runs": [asdict(run) for run in found[after : after + limit]]}
+
+    @router.get("/{name}")
+    def show(name: RunName) -> dict[str, Any]:
+        """A run with its recipe."""
+        summary = runs.summary(name)
+        with runs.opened(name, "recipe.yaml") as file:
+            return {**asdict(summary), "recipe": file.read(1 << 20).decode("utf-8", "replace")}
+
+    @router.get("/{name}/certificate")
+    def certificate(name: RunName) -> dict[str, Any]:
+        """All evidence, and the hash of every artifact."""
+        return dict(finite(runs.read_json(name, "certificate.json")))
+
+    @router.get("/{name}/report", response_class=Response)
+    def report(name: RunName) -> Response:
+        """The report for people. It may not do anything but be looked at."""
+        with runs.opened(name, "report.html") as file:
+            return Response(file.read(), media_type="text/html", headers={"content-security-policy": REPORT_POLICY})
+
+    return router
+
+
+def stream_routes(streams: Streams, runs: Runs) -> APIRouter:
+    router = APIRouter(prefix="/api/v1", responses=described(HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE))
+
+    @router.get("/events", response_class=StreamingResponse)
+    async def job_events(last: LastEventId = 0) -> Response:
+        """Changes of state of all jobs, as they come."""
+        return streamed(streams, lambda: streams.of_jobs(last))
+
+    @router.get("/runs/{name}/events", response_class=StreamingResponse)
+    async def run_events(name: RunName, last: LastEventId = 0) -> Response:
+        """The events of a run (`events.jsonl`) from its beginning or from `Last-Event-ID` on, as they come."""
+        runs.summary(name)
+        return streamed(streams, lambda: streams.of_run(name, last))
+
+    return router
+
+
+def streamed(streams: Streams, begin: Callable[[], Any]) -> Response:
+    if streams.is_full:
+        return JSONResponse(problem("streams", "too many are open", mend="Close one."), HTTPStatus.SERVICE_UNAVAILABLE)
+    return StreamingResponse(with_signs_of_life(begin()), media_type="text/event-stream")
+
+
+def piece_of_log(store: Store, job: int, attempt: int, after: int) -> dict[str, Any]:
+    path = store.log_path(job, attempt)
+    try:
+        with path.open("rb") as file:
+            file.seek(after)
+            piece = file.read(LOG_BYTES_AT_ONCE)
+    except FileNotFoundError:
+        raise JobNotFoundError(f"job {job}", f"it has no log of attempt {attempt}") from None
+    text = "".join(letter for letter in piece.decode("utf-8", "replace") if letter.isprintable() or letter in "\n\t")
+    return {"text": text, "next": after + len(piece)}
+
+
+def described(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of refusals."""
+    every = (HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, *statuses)
+    return {int(status): {"description": status.phrase} for status in every}
+
+
+STATUS_OF = {
+    JobNotFoundError: HTTPStatus.NOT_FOUND,
+    JobError: HTTPStatus.CONFLICT,
+    UsageError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    EnvironmentLackError: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TunewrightError)  # noqa: S101 - it is registered for nothing else
+    status = next((status for kind, status in STATUS_OF.items() if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
+    return JSONResponse(problem(error.where, error.found, error.expected, error.mend), status)
+
+
+async def answer_invalid(request: Request, error: Exception) -> Response:
+    """What is wrong with the request; not the value itself, which may be anything."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - as above
+    found = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()[:5])
+    text = json.dumps(problem("request", found[:1000])).encode("ascii")
+    return Response(text, HTTPStatus.UNPROCESSABLE_ENTITY, media_type="application/json")
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - as above
+    return JSONResponse(problem("request", error.detail), error.status_code, headers=error.headers)
+
+
+ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {
+    TunewrightError: answer_error,
+    RequestValidationError: answer_invalid,
+    HTTPException: answer_http_error,
+}

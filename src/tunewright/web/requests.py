@@ -1,0 +1,42 @@
+"""What a request may say: every field with its bounds."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunewright.web.runs import NAME
+
+Id = Annotated[int, Field(ge=1, le=2**53)]
+Priority = Annotated[int, Field(ge=-1000, le=1000)]
+EvidenceName = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,100}$")]
+
+
+class Request(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Login(Request):
+    token: Annotated[str, Field(max_length=200)]
+
+
+class NewJob(Request):
+    """A job to queue.
+
+    Attributes:
+        recipe: keys of a recipe, as in its YAML file; paths are absolute, on the machine of the service.
+        name: the name of its run; default: the recipe's, with a number where that is taken.
+        needs: jobs that have to be done before.
+    """
+
+    recipe: Annotated[dict[str, Any], Field(max_length=200)]
+    name: Annotated[str, Field(pattern=NAME)] | None = None
+    priority: Priority = 0
+    needs: Annotated[list[Id], Field(max_length=100)] = []
+
+
+class Retry(Request):
+    accept: Annotated[list[EvidenceName], Field(max_length=50)] = []
+
+
+class Change(Request):
+    priority: Priority

@@ -1,0 +1,129 @@
+"""What can be read of the runs of a store, and nothing outside them.
+
+A run is a directory directly below the store. Its name is checked, and every file is opened beneath it without
+following a link, so that no name leads anywhere else.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from tunewright.errors import JobNotFoundError
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+STAGES = ("data", "render", "plan", "train", "merge", "export", "verify", "evaluate", "report")
+MOST_FILE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run at a glance.
+
+    Attributes:
+        last_stage: the last stage that was published; None if none was.
+        verdict: of the certificate; `unfinished` without one.
+        changed: when something was last published, in seconds since the epoch.
+    """
+
+    name: str
+    last_stage: str | None
+    verdict: str
+    changed: float
+
+
+class Runs:
+    """The runs of one store; what is known of a run is read again when it has changed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[str, tuple[tuple[int, int], RunSummary]] = {}
+
+    def all(self) -> list[RunSummary]:
+        """Every run, the one that changed last first."""
+        found = [summary for entry in os.scandir(self.root) if (summary := self._summary(entry.name))]
+        return sorted(found, key=lambda run: (-run.changed, run.name))
+
+    def summary(self, name: str) -> RunSummary:
+        found = self._summary(name)
+        if found is None:
+            raise no_such_run(name)
+        return found
+
+    def _summary(self, name: str) -> RunSummary | None:
+        if not re.fullmatch(NAME, name):
+            return None
+        path = self.root / name
+        try:
+            if not stat.S_ISDIR(path.lstat().st_mode):
+                return None
+            state = (_changed_ns(path / "manifests"), _changed_ns(path / "certificate.json"))
+        except OSError:
+            return None
+        known = self._known.get(name)
+        if known is None or known[0] != state:
+            known = (state, self._read(name, max(*state, path.stat().st_mtime_ns)))
+            self._known[name] = known
+        return known[1]
+
+    def _read(self, name: str, changed_ns: int) -> RunSummary:
+        done = [stage for stage in STAGES if (self.root / name / "manifests" / f"{stage}.json").exists()]
+        verdict = "unfinished"
+        if "report" in done:
+            with suppress(JobNotFoundError, ValueError):
+                verdict = str(self.read_json(name, "certificate.json").get("verdict", "damaged"))
+        return RunSummary(name, done[-1] if done else None, verdict, changed_ns / 1e9)
+
+    def read_json(self, name: str, *parts: str) -> dict[str, Any]:
+        with self.opened(name, *parts) as file:
+            found = json.loads(file.read(MOST_FILE_BYTES))
+        return found if isinstance(found, dict) else {}
+
+    @contextmanager
+    def opened(self, name: str, *parts: str) -> Iterator[IO[bytes]]:
+        """A regular file of a run, for reading.
+
+        Raises:
+            JobNotFoundError: there is no such run or file, or it is a link or no regular file.
+        """
+        if not re.fullmatch(NAME, name) or any(part in {"", ".", ".."} or "/" in part for part in parts):
+            raise no_such_run(name)
+        descriptor = _open_beneath(self.root, [name, *parts])
+        if descriptor is None:
+            raise no_such_run(f"{name}/{'/'.join(parts)}")
+        with os.fdopen(descriptor, "rb") as file:
+            yield file
+
+
+def _open_beneath(root: Path, parts: list[str]) -> int | None:
+    """Open each part below the one before it, none of them by a link."""
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    for number, part in enumerate(parts, start=1):
+        kind = os.O_NONBLOCK if number == len(parts) else os.O_DIRECTORY
+        try:
+            below = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | kind, dir_fd=here)
+        except (OSError, ValueError):
+            return None
+        finally:
+            os.close(here)
+        here = below
+    if stat.S_ISREG(os.fstat(here).st_mode):
+        return here
+    os.close(here)
+    return None
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return path.lstat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def no_such_run(name: str) -> JobNotFoundError:
+    return JobNotFoundError(f"run {name}", "there is no such run or file", mend="`GET /api/v1/runs` lists the runs.")

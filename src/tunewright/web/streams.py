@@ -1,0 +1,135 @@
+"""What goes on for ever, as server-sent events: the events of a run, and the changes of all jobs.
+
+Every event has an id: for a run the place in `events.jsonl` after it, for jobs the number of the change. A client that
+comes back with `Last-Event-ID` gets everything after it, and nothing twice.
+"""
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+from tunewright.errors import TunewrightError
+from tunewright.jobs.store import Store
+from tunewright.web.runs import Runs
+
+SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_BETWEEN_SIGNS_OF_LIFE = 15.0
+BYTES_AT_ONCE = 1 << 18
+MOST_STREAMS = 200
+
+
+class Streams:
+    """The streams that are open now; `close` ends them all at once, so that no client holds up a stop."""
+
+    def __init__(self, store: Store, runs: Runs) -> None:
+        self.store = store
+        self.runs = runs
+        self.count = 0
+        self._closing = asyncio.Event()
+
+    def close(self) -> None:
+        self._closing.set()
+
+    @property
+    def is_full(self) -> bool:
+        return self.count >= MOST_STREAMS
+
+    async def of_run(self, name: str, after: int) -> AsyncIterator[str]:
+        """The events of a run from the place `after` on."""
+        place = after
+        async for _ in self._looks():
+            lines, place = self._lines_of(name, place)
+            while lines:
+                yield lines
+                lines, place = self._lines_of(name, place)
+
+    async def of_jobs(self, after: int) -> AsyncIterator[str]:
+        """The changes of state of all jobs after the one with the number `after`."""
+        last = after
+        async for _ in self._looks():
+            while changes := self._changes(last):
+                last = changes[-1]["id"]
+                yield "".join(event(change["id"], json.dumps(change)) for change in changes)
+
+    async def _looks(self) -> AsyncIterator[None]:
+        self.count += 1
+        try:
+            while not self._closing.is_set():
+                yield
+                try:
+                    async with asyncio.timeout(SECONDS_BETWEEN_LOOKS):
+                        await self._closing.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            self.count -= 1
+
+    def _changes(self, last: int) -> list[dict[str, Any]]:
+        try:
+            return self.store.changes_since(last)
+        except TunewrightError:
+            return []
+
+    def _lines_of(self, name: str, place: int) -> tuple[str, int]:
+        """The whole lines after `place`, as events, and the place after them."""
+        try:
+            with self.runs.opened(name, "events.jsonl") as file:
+                if os.fstat(file.fileno()).st_size < place:
+                    return "event: begun-anew\nid: 0\ndata: {}\n\n", 0
+                file.seek(place)
+                block = file.read(BYTES_AT_ONCE)
+                while b"\n" not in block and (more := file.read(BYTES_AT_ONCE)):
+                    block += more
+        except TunewrightError:
+            return "", place
+        whole = block[: block.rfind(b"\n") + 1]
+        events = []
+        for line in whole.splitlines(keepends=True):
+            place += len(line)
+            events.append(event(place, plain_json(line)))
+        return "".join(events), place
+
+
+def event(number: int, data: str) -> str:
+    return f"id: {number}\ndata: {data}\n\n"
+
+
+def plain_json(line: bytes) -> str:
+    """The line as JSON that a browser reads: a loss that is not finite is null. What is no JSON is null, too."""
+    try:
+        return json.dumps(finite(json.loads(line)))
+    except (ValueError, RecursionError):
+        return "null"
+
+
+def finite(value: Any) -> Any:
+    """The same data with null where a number is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+async def with_signs_of_life(stream: AsyncIterator[str]) -> AsyncIterator[str]:
+    """The stream, with a comment where nothing is said for long, so that a lost client is noticed."""
+    following = asyncio.ensure_future(anext(stream, None))
+    try:
+        while True:
+            done, _ = await asyncio.wait({following}, timeout=SECONDS_BETWEEN_SIGNS_OF_LIFE)
+            if not done:
+                yield ": still here\n\n"
+                continue
+            text = following.result()
+            if text is None:
+                return
+            yield text
+            following = asyncio.ensure_future(anext(stream, None))
+    finally:
+        following.cancel()
+        with suppress(asyncio.CancelledError, StopAsyncIteration):
+            await following

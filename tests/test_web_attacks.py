@@ -1,0 +1,207 @@
+"""Attacks on the service, each on every route that there is."""
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from test_web_api import make_run
+from tunewright.errors import EnvironmentLackError, UsageError
+from tunewright.web import guard
+from tunewright.web.access import hosts_of, read_token
+from tunewright.web.service import Options, validate_options
+from web_bench import PORT, URL, Site, site_of
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return site_of(tmp_path / "store")
+
+
+def every_path(site: Site) -> list[str]:
+    """Each route with something in its places, and two that are none."""
+    paths = site.ask("GET", "/api/v1/openapi.json").json()["paths"]
+    filled = [path.format(job=1, wish="stop", name="run") for path in paths]
+    return [*filled, "/", "/nowhere", "/api/v1/openapi.json", "/docs"]
+
+
+def answers(site: Site, methods: tuple[str, ...] = METHODS, token: bool = True, **headers: str) -> set[int]:
+    """The status of every route and method."""
+    found = set()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    for path in every_path(site):
+        for method in methods:
+            if (method, path) != ("POST", "/api/v1/session"):
+                found.add(site.ask(method, path, token=token, headers=named, content=b"{}").status_code)
+    return found
+
+
+def test_nothing_is_answered_without_the_token(site: Site) -> None:
+    assert answers(site, token=False) == {401}
+
+
+@pytest.mark.parametrize("given", ["Bearer wrong", "Bearer ", "Basic Og==", "Bearer \xff"])
+def test_nothing_is_answered_to_a_wrong_token(site: Site, given: str) -> None:
+    answer = site.ask("GET", "/api/v1/jobs", token=False, headers={"authorization": given.encode("latin-1")})
+    assert answer.status_code == 401
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", f"evil.example:{PORT}", "127.0.0.1", "127.0.0.1:1", f"127.0.0.1.evil.example:{PORT}", ""],
+)
+def test_a_foreign_host_is_refused_everywhere(site: Site, host: str) -> None:
+    """A page whose name was pointed at this machine sends its own name."""
+    assert answers(site, host=host) == {421}
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1", f"{URL}.evil.example"])
+def test_a_foreign_origin_is_refused_everywhere(site: Site, origin: str) -> None:
+    assert answers(site, origin=origin) == {403}
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_a_body_that_a_form_can_send_is_refused_everywhere(site: Site, kind: str) -> None:
+    methods = ("POST", "PUT", "PATCH", "DELETE")
+    assert answers(site, methods, content_type=kind) == {415}
+    login = site.ask("POST", "/api/v1/session", content=b"{}", headers={"content-type": kind})
+    assert login.status_code == 415
+
+
+def test_the_token_in_an_address_is_worth_nothing(site: Site) -> None:
+    assert site.ask("GET", f"/api/v1/jobs?token={site.access.token}", token=False).status_code == 401
+
+
+def test_the_cookie_lets_in_a_browser_and_changes_nothing_without_its_origin(site: Site) -> None:
+    login = site.ask("POST", "/api/v1/session", token=False, json={"token": site.access.token})
+    cookie = login.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert site.access.token not in cookie
+    sent = {"cookie": cookie.partition(";")[0]}
+    assert site.ask("GET", "/api/v1/jobs", token=False, headers=sent).status_code == 200
+    assert site.ask("POST", "/api/v1/jobs/1/stop", token=False, json={}, headers=sent).status_code == 401
+    with_origin = {**sent, "origin": URL}
+    assert site.ask("POST", "/api/v1/jobs/1/stop", token=False, json={}, headers=with_origin).status_code == 404
+
+
+def test_a_login_with_a_wrong_token_gives_no_cookie(site: Site) -> None:
+    login = site.ask("POST", "/api/v1/session", token=False, json={"token": "wrong"})
+    assert login.status_code == 401
+    assert "set-cookie" not in login.headers
+
+
+def test_every_answer_says_what_a_page_may_do(site: Site) -> None:
+    for path in every_path(site):
+        if not path.endswith("/events"):
+            headers = site.ask("GET", path).headers
+            assert "default-src 'none'" in headers["content-security-policy"], path
+            assert headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/api/v1/runs/..", "/api/v1/runs/../../etc/certificate", "/api/v1/runs/..%2f..%2fetc/certificate"),
+        *("/api/v1/runs/%2e%2e/certificate", "/api/v1/runs/.service/certificate", "/api/v1/runs/a%00b/certificate"),
+        *("/api/v1/runs/link/certificate", "/api/v1/runs/linked-file/certificate", "/api/v1/runs/pipe/certificate"),
+    ],
+)
+def test_no_name_leads_out_of_the_store(site: Site, tmp_path: Path, path: str) -> None:
+    outside = make_run(site, "inside").rename(tmp_path / "outside")
+    (site.store.root / "link").symlink_to(outside)
+    for name in ("linked-file", "pipe"):
+        (site.store.root / name).mkdir()
+    (site.store.root / "linked-file/certificate.json").symlink_to(outside / "certificate.json")
+    os.mkfifo(site.store.root / "pipe/certificate.json")
+    assert site.ask("GET", path).status_code in {404, 422}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/api/v1/jobs/99999999999999999999999", "/api/v1/jobs/-1", "/api/v1/jobs/1e9", "/api/v1/jobs/NaN"),
+        *(
+            "/api/v1/jobs?limit=1000000000",
+            "/api/v1/jobs?before=-1",
+            "/api/v1/runs?after=1e400",
+            "/api/v1/jobs?state=x",
+        ),
+        f"/api/v1/jobs/{'9' * 5000}",
+    ],
+)
+def test_giant_and_odd_numbers_are_refused_in_words(site: Site, path: str) -> None:
+    answer = site.ask("GET", path)
+    assert answer.status_code == 422
+    assert len(answer.content) < 2000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(
+            b"[" * 100_000,
+            b'{"recipe": {"data": "\\ud800"}}',
+            b'{"recipe": {"data": 1e999}}',
+            b"\xff\xfe",
+            b"",
+            b"null",
+        ),
+        b'{"recipe": {"data": ' + b"9" * 10_000 + b"}}",
+        b'{"recipe": ' + b'{"roles":' * 5_000 + b"1" + b"}" * 5_001,
+    ],
+)
+def test_bodies_that_break_parsers_are_refused(site: Site, body: bytes) -> None:
+    answer = site.ask("POST", "/api/v1/jobs", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in {400, 422}
+
+
+def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not(site: Site) -> None:
+    body = b" " * (guard.MOST_BODY_BYTES + 1)
+    headers = {"content-type": "application/json"}
+    assert site.ask("POST", "/api/v1/jobs", content=body, headers=headers).status_code == 413
+    said_less = {**headers, "content-length": "2"}
+    assert site.ask("POST", "/api/v1/jobs", content=body, headers=said_less).status_code == 413
+
+
+def test_a_body_that_comes_too_slowly_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "SECONDS_FOR_A_BODY", 0.05)
+
+    async def slow() -> guard.Message:
+        await asyncio.sleep(5)
+        return {"type": "http.request", "body": b"{", "more_body": True}
+
+    async def ask() -> None:
+        await guard.read_body({}, slow)
+
+    with pytest.raises(guard.RefusedError) as refused:
+        asyncio.run(ask())
+    assert refused.value.status == 408
+
+
+def test_the_token_is_in_no_answer(site: Site) -> None:
+    make_run(site, "run")
+    for path in every_path(site):
+        if not path.endswith("/events"):
+            assert site.access.token not in site.ask("GET", path).text
+
+
+def test_the_token_is_readable_by_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    token = read_token(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_token(path) == token
+    path.chmod(0o644)
+    with pytest.raises(EnvironmentLackError, match="others can read the token"):
+        read_token(path)
+
+
+def test_another_address_needs_a_name_and_a_word_on_tls(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nothing encrypts"):
+        validate_options(Options(tmp_path, host="0.0.0.0"))  # noqa: S104 - that is the point
+    validate_options(Options(tmp_path, host="0.0.0.0", names=["gpu.example"]))  # noqa: S104
+    assert "gpu.example" in hosts_of(PORT, ["GPU.example"])
