@@ -6,7 +6,7 @@ usage: python benchmarks/training_speed.py MODEL_DIRECTORY --peer PYTHON WORKLOA
 
 PYTHON has trl, peft and transformers. Both sides train the same model in float32 with rank 16 on all linear layers,
 16 rows a step, on the same token ids with the same learned tokens, each in a process of its own; the peer in every
-configuration in `PEER_SETTINGS`, of which the fastest counts. The first step of each is not timed. A side whose
+configuration in `PEER_SETTINGS`, of which the fastest counts and those that memory does not suffice for are left out. The first step of each is not timed. A side whose
 gradient is zero, or whose first loss is not the other's, ends the benchmark.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROWS = 16
-PEER_SETTINGS = ((4, 4, False), (8, 2, False), (16, 1, False), (4, 4, True))  # rows, accumulation, padding-free
+PEER_SETTINGS = ("4,4,False", "8,2,False", "16,1,False", "4,4,True")  # rows, accumulation, padding-free
 PEER = """
 import json, resource, sys, time, torch
 from datasets import Dataset
@@ -58,6 +58,9 @@ def main() -> None:
     parser.add_argument("workloads", nargs="+")
     parser.add_argument("--peer", help="Python that has trl")
     parser.add_argument("--layout", default="auto")
+    parser.add_argument(
+        "--settings", nargs="+", default=PEER_SETTINGS, help="of the peer, as ROWS,ACCUMULATION,PADDING_FREE"
+    )
     parser.add_argument("--steps", type=int, default=3, help="timed steps")
     parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -78,18 +81,20 @@ def measured(arguments: argparse.Namespace, workload: str) -> str:
         ours = result_of(
             [sys.executable, __file__, str(arguments.model), str(path), "--ours", "--layout", arguments.layout]
         )
-        peers = {
-            setting: result_of(
-                [arguments.peer, "-c", PEER, str(arguments.model), str(path), *map(str, setting), directory]
-            )
-            for setting in PEER_SETTINGS
-        }
+        peers = {}
+        for setting in arguments.settings:
+            command = [arguments.peer, "-c", PEER, str(arguments.model), str(path), *setting.split(","), directory]
+            if (found := result_of(command)) is not None:
+                peers[setting] = found
+    if ours is None or not peers:
+        raise SystemExit(f"{workload}: nothing was measured")
     setting, peer = min(peers.items(), key=lambda item: sum(item[1]["seconds"][1:]))
     if not ours["grad_norm"] or abs(ours["loss"] - peer["loss"]) > 1e-3 * peer["loss"]:
         raise SystemExit(f"{workload}: the sides do not train the same: {ours['loss']}, {peer['loss']}")
     mine, theirs = (sum(each["seconds"][1:]) / arguments.steps for each in (ours, peer))
     tokens = sum(len(ids) for ids, _ in rows) / len(rows)
-    kind = f"{setting[0]} rows x {setting[1]}" + (", padding-free" if setting[2] else "")
+    size, accumulation, padding_free = setting.split(",")
+    kind = f"{size} rows x {accumulation}" + (", padding-free" if padding_free == "True" else "")
     memory = " and ".join(f"{each['peak_bytes'] / 2**30:.2f}" for each in (ours, peer))
     return (
         f"| {workload.partition(':')[0]} {workload.partition(':')[2] if 'prefix' in workload else ''} | {tokens:.0f} | "
@@ -97,11 +102,13 @@ def measured(arguments: argparse.Namespace, workload: str) -> str:
     )
 
 
-def result_of(command: list[str]) -> dict[str, Any]:
+def result_of(command: list[str]) -> dict[str, Any] | None:
+    """What a side measured; None if it ended before."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if not lines:
-        raise SystemExit(done.stderr[-2000:])
+        print(f"ended with {done.returncode}: {' '.join(command[-4:])}\n{done.stderr[-500:]}", file=sys.stderr)
+        return None
     found: dict[str, Any] = json.loads(lines[-1].removeprefix("RESULT "))
     return found
 
