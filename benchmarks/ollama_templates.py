@@ -3,14 +3,15 @@
 usage: TUNEWRIGHT_OLLAMA=/path/to/ollama python benchmarks/ollama_templates.py > docs/ollama-templates.md
 
 The battery is at TUNEWRIGHT_BATTERY, or beside the project. TUNEWRIGHT_OLLAMA has to be a binary: the server is started
-here, with a log that has the text of each prompt. The model is a tiny random one.
+here, with a log that has the text of each prompt; without it only the proof by the project's own engine for Go is made.
+The model is a tiny random one.
 """
 
 import os
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,8 @@ from tunewright.export.go_template import proof_conversations, proven_go_templat
 
 HEAD = """# Ollama templates
 
-Made by `benchmarks/ollama_templates.py` with Ollama {version}. {templates} real chat templates: {proven} have a Go
-template that gives the Jinja template's text, {refused} are refused with a reason. {same} of {asked} prompts that the
-real Ollama rendered are the Jinja template's text, character for character.
+Made by `benchmarks/ollama_templates.py`. {templates} real chat templates: {proven} have a Go template that gives the
+Jinja template's text, {refused} are refused with a reason. {real}
 
 A Go template is derived from the Jinja template by rendering it with marks (`export/go_pieces.py`); nothing knows a
 family by name. It is proven on plain conversations of one to four turns, with and without a system message, with texts
@@ -71,9 +71,10 @@ class Row:
 
     name: str
     verdict: str
-    asked: int
-    same: int
+    is_proven: bool
     left_alone: str
+    asked: int = 0
+    same: int = 0
 
     def as_text(self) -> str:
         in_ollama = f"{self.same} of {self.asked} the same" if self.asked else ""
@@ -84,18 +85,25 @@ class Row:
 def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from battery_chats import templates
-    from real_ollama import real_ollama
+    from real_ollama import VARIABLE, real_ollama
 
+    asks = bool(os.environ.get(VARIABLE))
     battery = Path(os.environ.get("TUNEWRIGHT_BATTERY") or Path(__file__).parents[2] / "shared" / "battery")
-    with tempfile.TemporaryDirectory() as scratch, real_ollama(Path(scratch)) as real:
-        gguf = tiny_gguf(Path(scratch))
+    with tempfile.TemporaryDirectory() as scratch, real_ollama(Path(scratch)) if asks else nullcontext() as real:
+        gguf = tiny_gguf(Path(scratch)) if real else None
         rows = [row_of(path, gguf, real, number % ONE_IN) for number, path in enumerate(templates(battery))]
-        counts = Counter(bool(row.asked) for row in rows)
-        asked, same = (sum(getattr(row, name) for row in rows) for name in ("asked", "same"))
-        version = real.server.version()
-    head = {"templates": len(rows), "proven": counts[True], "refused": counts[False], "asked": asked, "same": same}
-    print(HEAD.format(version=version, **head))
+        said = in_words(rows, real.server.version()) if real else "A real Ollama was not asked in this run."
+    proven = sum(row.is_proven for row in rows)
+    print(HEAD.format(templates=len(rows), proven=proven, refused=len(rows) - proven, real=said))
     print("\n".join(row.as_text() for row in rows))
+
+
+def in_words(rows: list[Row], version: str) -> str:
+    asked, same = (sum(getattr(row, name) for row in rows) for name in ("asked", "same"))
+    return (
+        f"{same} of {asked}\n"
+        f"prompts that a real Ollama {version} rendered are the Jinja template's text, character for character."
+    )
 
 
 def tiny_gguf(directory: Path) -> Path:
@@ -108,18 +116,22 @@ def tiny_gguf(directory: Path) -> Path:
     return directory / "tiny.gguf"
 
 
-def row_of(path: Path, gguf: Path, real: Any, first: int) -> Row:
+def row_of(path: Path, gguf: Path | None, real: Any, first: int) -> Row:
     template = pinned(ChatTemplate(path.read_text(encoding="utf-8"), TOKENS), [()])
-    guess = guess_template(real.server, template.source)
-    left_alone = f"its own, {len(guess.template)} characters" if guess.is_replaced else "none"
+    left_alone = ""
+    if real:
+        guess = guess_template(real.server, template.source)
+        left_alone = f"its own, {len(guess.template)} characters" if guess.is_replaced else "none"
     try:
         proof = proven_go_template(template)
     except ExportError as error:
-        return Row(path.stem, f"refused: {error.found}", 0, 0, left_alone)
+        return Row(path.stem, f"refused: {error.found}", False, left_alone)
     verdict = " ".join([f"proven on {proof.conversations}.", *proof.notes])
+    if gguf is None:
+        return Row(path.stem, verdict, True, left_alone)
     conversations = [*proof_conversations(proof.takes_system), *thinking_conversations()][: proof.conversations]
     same = list(same_in_ollama(template, proof.text, conversations[first::ONE_IN], gguf, real))
-    return Row(path.stem, verdict, len(same), sum(same), left_alone)
+    return Row(path.stem, verdict, True, left_alone, len(same), sum(same))
 
 
 def same_in_ollama(

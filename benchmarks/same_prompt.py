@@ -10,16 +10,17 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from tunewright.chat.conversation import Message
+from tunewright.chat.named import named_source
 from tunewright.chat.prompt import Prompt
 from tunewright.chat.supervise import Supervisor
 from tunewright.engines.canaries import text_agreement
 from tunewright.engines.hf import open_supervisor
-from tunewright.engines.interface import TextEngine
 from tunewright.engines.llama_cpp import LlamaCppEngine
 from tunewright.engines.ollama import OllamaEngine
 from tunewright.engines.ollama_server import ModelSource
@@ -37,8 +38,9 @@ HEAD = """# The same prompt in every engine
 Made by `benchmarks/same_prompt.py`: {count} prompts of one to three turns, half of them with a system prompt, with
 texts that break escaping, whitespace at both ends, several scripts, and control tokens typed by the user. What Hugging
 Face makes of them with the trained template is held against every other engine. The model is the embedded base as
-q8\\_0, exported by the project; Ollama is a real server, version {version}, on the CPU; its template was derived from
-the trained one and sent.
+q8\\_0, exported by the project; where a recipe names the template, tiny random weights take the place of the base's
+and only prompts are compared. Ollama is a real server, version {version}, on the CPU; its template was derived from the
+trained one and sent.
 
 | template | engine | what was compared | equal |
 |---|---|---|---|"""
@@ -76,11 +78,9 @@ def main() -> None:
     base = embedded_base_path()
     with tempfile.TemporaryDirectory() as scratch, real_ollama(Path(scratch)) as real:
         print(HEAD.format(count=COUNT, version=real.server.version()))
-        notes = [
-            note
-            for name, checkpoint in (("its own", base), ("chatml", with_named_template(base, "chatml", Path(scratch))))
-            for note in compare_engines(name, checkpoint, Path(scratch), real)
-        ]
+        notes = list(compare_engines("its own", base, Path(scratch), real, with_texts=True))
+        named = with_named_template(base, "chatml", Path(scratch))
+        notes += compare_engines("chatml", named, Path(scratch), real, with_texts=False)
         print("\n" + "\n\n".join(notes))
         print(TOKENIZERS.format(count=COUNT))
         for directory in sorted((battery() / "tokenizers").iterdir()):
@@ -108,57 +108,50 @@ def prompts() -> list[Prompt]:
 
 
 def with_named_template(base: Path, name: str, scratch: Path) -> Path:
-    """The base with a template that a recipe names in the place of its own."""
-    from tunewright.chat.named import named_source
-
+    """The base's tokenizer with tiny random weights, and a template that a recipe names in the place of its own."""
     directory = scratch / f"base-{name}"
-    shutil.copytree(base, directory, copy_function=os.link)
-    (directory / "chat_template.jinja").unlink()
+    shutil.copytree(base, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     (directory / "chat_template.jinja").write_text(named_source(name), encoding="utf-8")
+    add_tiny_model(directory)
     return directory
 
 
-def compare_engines(name: str, checkpoint: Path, scratch: Path, real: Any) -> Iterator[str]:
-    """Print a line for each engine; yield what else there is to say."""
+def compare_engines(name: str, checkpoint: Path, scratch: Path, real: Any, with_texts: bool) -> Iterator[str]:
+    """Print a line for each comparison; yield what else there is to say."""
     supervisor = open_supervisor(checkpoint, name)
     gguf = scratch / f"{name.replace(' ', '-')}.gguf"
     convert_to_gguf(checkpoint, gguf, "q8_0", Events())
-    expected = [supervisor.prompt_ids(prompt) for prompt in prompts()]
-    llama_cpp = LlamaCppEngine(gguf, "llama.cpp", N_CTX)
-    answers = [llama_cpp.decode(ids) for ids in llama_cpp.greedy(expected, NEW_TOKENS)]
-
-    def line(engine: str, compared: str, equal: Sequence[bool]) -> None:
-        print(f"| {name} | {engine} | {compared} | {sum(equal)} of {len(equal)} |", flush=True)
-
-    line("llama.cpp", "ids", same(map(llama_cpp.prompt_ids, prompts()), expected))
-    endpoint = OpenAIEngine(f"{llama_cpp.url}/v1", "tunewright", "llama.cpp, /v1")
-    compare_counts(endpoint, "llama.cpp, `/v1`", expected, line)
     template = proven_go_template(supervisor.template, added_bos_text(read_gguf_facts(gguf)))
     stops = supervisor.tokenizer.convert_ids_to_tokens(sorted(supervisor.stop_ids))
     source = ModelSource(gguf, template.text, parameters={"stop": stops, "num_ctx": N_CTX, "num_thread": 1})
-    with temporary_model(real.server, source) as model:
+    equal: dict[str, list[bool]] = {}
+    agreement = 0.0
+    with closing(LlamaCppEngine(gguf, "llama.cpp", N_CTX)) as llama_cpp, temporary_model(real.server, source) as model:
         ollama = OllamaEngine(real.server, model, "Ollama", N_CTX)
-        compare_counts(ollama, "Ollama", expected, line)
-        texts = [prompt.text(supervisor.template) for prompt in prompts()]
-        if rendered := real.prompts()[-COUNT:]:
-            line("Ollama", "text of the prompt, from its log", same(rendered, texts))
-        v1 = OpenAIEngine(f"{real.server.url}/v1", model, "Ollama, /v1")
-        compare_counts(v1, "Ollama, `/v1`", expected, line)
-        found = [ollama.answer(prompt, NEW_TOKENS) for prompt in prompts()]
-        line("Ollama", f"greedy text of {NEW_TOKENS} tokens, to llama.cpp's", same(found, answers))
+        ollama_v1 = OpenAIEngine(f"{real.server.url}/v1", model, "Ollama, /v1")
+        llama_cpp_v1 = OpenAIEngine(f"{llama_cpp.url}/v1", "tunewright", "llama.cpp, /v1")
+        for prompt in prompts():
+            ids = supervisor.prompt_ids(prompt)
+            answer = llama_cpp.decode(llama_cpp.greedy([ids], NEW_TOKENS)[0])
+            found = ollama.answer(prompt, NEW_TOKENS)
+            agreement += text_agreement(found, answer) / COUNT
+            seen = {
+                "llama.cpp | ids": llama_cpp.prompt_ids(prompt) == ids,
+                "llama.cpp, `/v1` | tokens of the prompt": llama_cpp_v1.prompt_tokens(prompt) == len(ids),
+                "Ollama | text of the prompt, from its log": real.prompts()[-1] == prompt.text(supervisor.template),
+                "Ollama | tokens of the prompt": ollama.prompt_tokens(prompt) == len(ids),
+                "Ollama, `/v1` | tokens of the prompt": ollama_v1.prompt_tokens(prompt) == len(ids),
+            }
+            if with_texts:
+                seen[f"Ollama | greedy text of {NEW_TOKENS} tokens, to llama.cpp's"] = found == answer
+            for what, is_equal in seen.items():
+                equal.setdefault(what, []).append(is_equal)
         ollama.close()
-    llama_cpp.close()
-    agreement = sum(map(text_agreement, found, answers)) / COUNT
-    yield f"With {name} template, Ollama's greedy texts agree with llama.cpp's on {agreement:.1%} of the characters."
+    for what, each in equal.items():
+        print(f"| {name} | {what} | {sum(each)} of {len(each)} |", flush=True)
+    if with_texts:
+        yield f"Ollama's greedy texts agree with llama.cpp's on {agreement:.1%} of the characters."
     yield effect(name, supervisor, source, real)
-
-
-def compare_counts(engine: TextEngine, shown: str, expected: list[list[int]], line: Callable[..., None]) -> None:
-    line(shown, "number of tokens of the prompt", same(map(engine.prompt_tokens, prompts()), map(len, expected)))
-
-
-def same(found: Any, expected: Any) -> list[bool]:
-    return [left == right for left, right in zip(found, expected, strict=True)]
 
 
 def effect(name: str, supervisor: Supervisor, source: ModelSource, real: Any) -> str:
@@ -175,7 +168,7 @@ def compare_tokenizer(directory: Path, scratch: Path) -> str:
     base = scratch / directory.name
     shutil.copytree(directory, base)
     try:
-        tokenizer = tiny_model(base)
+        tokenizer = add_tiny_model(base)
         gguf = scratch / f"{directory.name}.gguf"
         convert_to_gguf(base, gguf, "q8_0", Events())
         engine = LlamaCppEngine(gguf, directory.name, 64)
@@ -190,7 +183,7 @@ def compare_tokenizer(directory: Path, scratch: Path) -> str:
     return f"loaded{why} | {sum(equal)} of {len(equal)}"
 
 
-def tiny_model(directory: Path) -> Any:
+def add_tiny_model(directory: Path) -> Any:
     """Put a tiny random Llama beside the tokenizer in `directory`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -118,12 +118,17 @@ class LlamaCppEngine:
         return self._post("/completion", {"prompt": ids, "n_predict": n_predict, **settings})
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        return self._answer(self._client.post(path, json=body))
+        return self._answer("POST", path, json=body)
 
     def _get(self, path: str) -> dict[str, Any]:
-        return self._answer(self._client.get(path))
+        return self._answer("GET", path)
 
-    def _answer(self, response: httpx.Response) -> dict[str, Any]:
+    def _answer(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        try:
+            response = self._client.request(method, path, **request)
+        except httpx.HTTPError as error:
+            found = f"llama.cpp did not answer {path} ({type(error).__name__}: {error})"
+            raise EngineError(self.name, found, mend="Run it again on a machine with less to do.") from None
         if response.status_code != httpx.codes.OK:
             raise EngineError(self.name, f"llama.cpp answered {response.status_code}: {response.text[:200]}")
         answer: dict[str, Any] = response.json()

@@ -46,7 +46,7 @@ class OllamaModel:
 
     def as_source(self, directory: Path) -> ModelSource:
         """The same model for `OllamaServer.create`, its GGUF in `directory`."""
-        parameters = {"stop": self.stop_tokens, **self.numbers}
+        parameters: dict[str, Any] = {"stop": self.stop_tokens, **self.numbers}
         return ModelSource(directory / self.gguf_name, self.template, self.system, parameters)
 
     @property
