@@ -171,6 +171,7 @@ def write_tokenizer(directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
     model = protocol.ModelProto()
     model.trainer_spec.model_type = protocol.TrainerSpec.BPE
+    model.trainer_spec.byte_fallback = True
     kinds = protocol.ModelProto.SentencePiece
     for piece, kind in (("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)):
         model.pieces.add(piece=piece, score=0.0, type=kind)
