@@ -162,12 +162,22 @@ def write_shards(directory: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def write_tokenizer(directory: Path) -> None:
-    """A tokenizer of three words: enough to be copied."""
+    """A tokenizer of three words, enough to be copied, and one for llama.cpp's converter."""
+    from sentencepiece import sentencepiece_model_pb2 as protocol
     from tokenizers import Tokenizer, models
 
     Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, "a")).save(str(directory / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "c", "unk_token": "a"}
     (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    model = protocol.ModelProto()
+    model.trainer_spec.model_type = protocol.TrainerSpec.BPE
+    model.trainer_spec.byte_fallback = True
+    kinds = protocol.ModelProto.SentencePiece
+    for piece, kind in (("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL)):
+        model.pieces.add(piece=piece, score=0.0, type=kind)
+    for byte in range(256):
+        model.pieces.add(piece=f"<0x{byte:02X}>", score=0.0, type=kinds.BYTE)
+    (directory / "tokenizer.model").write_bytes(model.SerializeToString())
 
 
 def write_adapter(base: Path, directory: Path) -> None:

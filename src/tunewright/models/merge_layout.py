@@ -12,7 +12,7 @@ from tunewright.models.merge_plan import MergePlan
 from tunewright.models.safetensors_file import header_bytes
 from tunewright.models.tensors import INDEX_FILE
 
-SHARD_BYTES = 2 * 2**30
+SHARD_BYTES = 2**30
 
 
 @dataclass
