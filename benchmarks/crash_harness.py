@@ -342,7 +342,7 @@ MUTATIONS: dict[str, tuple[str, Sequence[str]]] = {
 }
 
 
-def test_the_harness(points: int) -> bool:
+def try_the_harness(points: int) -> bool:
     """Whether each mutation is found."""
     found_all = True
     for name, (words, calls) in MUTATIONS.items():
@@ -366,7 +366,7 @@ def main() -> None:
     words = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if words.mode == "self":
-        sys.exit(not test_the_harness(words.points or 40))
+        sys.exit(not try_the_harness(words.points or 40))
     tally = MODES[words.mode](words.points or {"kill": 500, "power": 50}[words.mode])
     sys.exit(tally.faults > 0)
 
