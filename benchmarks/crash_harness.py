@@ -33,8 +33,7 @@ CALLS = (
     *("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "unlink", "mkdir", "ftruncate", "fcntl"),
     *("clone,clone3,vfork", "execve", "kill", "close", "memfd_create", "flock", "pselect6", "wait4"),
 )
-SECONDS_TO_THE_KILL = 60
-SECONDS_TO_THE_END = 60
+SECONDS_FOR_A_SCENE = 240
 IMAGE_MIB = 24
 
 
@@ -51,27 +50,45 @@ def environment(without: str = "") -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "SCENE_WITHOUT": without}
 
 
-def play(stage: Path, inject: list[str], without: str = "") -> int:
+@dataclass(frozen=True)
+class Point:
+    """Where somebody is killed: when it makes a call for the N-th time."""
+
+    who: str
+    call: str
+    when: int
+
+    @property
+    def strace(self) -> list[str]:
+        injection = [f"trace={self.call}", f"inject={self.call}:signal=KILL:when={self.when}"]
+        return [program("strace"), "-qq", "-o", "/dev/null", "-e", injection[0], "-e", injection[1]]
+
+
+def play(stage: Path, point: Point | None = None, without: str = "") -> int:
     """Play the scene once, to its end or to the kill; its exit code.
 
     Raises:
         subprocess.TimeoutExpired: it does not come to its end, and nobody killed it.
     """
-    strace = [program("strace"), "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", *inject] if inject else []
-    command = [*strace, sys.executable, str(SCENE), str(stage)]
-    seconds = SECONDS_TO_THE_KILL if inject else SECONDS_TO_THE_END
-    surroundings = environment(without) | ({"SCENE_IS_KILLED": "1"} if inject else {})
+    command, surroundings = [sys.executable, str(SCENE), str(stage)], environment(without)
+    if point is not None:
+        surroundings["SCENE_IS_KILLED"] = "1"
+    if point is not None and point.who == "service":
+        command = [*point.strace, *command]
+    elif point is not None:
+        # The scheduler starts supervisors with this in the place of Python.
+        python = stage.parent / "python"
+        python.write_text(f'#!/bin/sh\nexec {" ".join(point.strace)} {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        surroundings["SCENE_SUPERVISOR_PYTHON"] = str(python)
     with subprocess.Popen(
         command, env=surroundings, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as scene:
         try:
-            return scene.wait(seconds)
+            return scene.wait(SECONDS_FOR_A_SCENE)
         except subprocess.TimeoutExpired:
-            # strace goes first, as it would otherwise wait; its scene is killed as any service may be.
             os.killpg(scene.pid, signal.SIGKILL)
-            if not inject:
-                raise
-            return -signal.SIGKILL
+            raise
 
 
 def faults(stage: Path) -> list[str]:
@@ -137,21 +154,21 @@ def is_json(path: Path) -> bool:
     return True
 
 
-def count_calls(without: str) -> dict[str, int]:
-    """How often a whole scene makes each call in its busiest process, so that points can be spread over all of them."""
+def count_calls() -> dict[tuple[str, str], int]:
+    """How often the service, and the busiest supervisor, make each call in a whole scene."""
     with tempfile.TemporaryDirectory() as place:
         stage, trace = new_stage(Path(place)), Path(place) / "trace"
-        command = [program("strace"), "-f", "-qq", "-o", str(trace), "-e", f"trace={','.join(CALLS)}"]
-        subprocess.run([*command, sys.executable, str(SCENE), str(stage)], env=environment(without), check=True)
-        seen: Counter[tuple[str, str]] = Counter()
-        for line in trace.read_text(errors="replace").splitlines():
-            process, _, rest = line.partition(" ")
-            seen[process, rest.strip().partition("(")[0]] += 1
-    most: dict[str, int] = {}
-    for (_, call), count in seen.items():
+        command = [program("strace"), "-f", "-qq", "-s", "200", "-o", str(trace), "-e", f"trace={','.join(CALLS)}"]
+        subprocess.run([*command, sys.executable, str(SCENE), str(stage)], env=environment(), check=True)
+        lines = [line.partition(" ") for line in trace.read_text(errors="replace").splitlines()]
+    who = {lines[0][0]: "service"}
+    who |= {pid: "supervisor" for pid, _, rest in lines if "execve(" in rest and "jobs.supervisor" in rest}
+    seen = Counter((pid, rest.strip().partition("(")[0]) for pid, _, rest in lines if pid in who)
+    most: dict[tuple[str, str], int] = {}
+    for (pid, call), count in seen.items():
         group = next((calls for calls in CALLS if call in calls.split(",")), None)
         if group:
-            most[group] = max(most.get(group, 0), count)
+            most[who[pid], group] = max(most.get((who[pid], group), 0), count)
     return most
 
 
@@ -168,14 +185,12 @@ def row(number: int) -> str:
     return f'{{"row": {number}}}\n'
 
 
-def kill_points(points: int, calls: Sequence[str], seed: int = 7) -> list[tuple[str, int]]:
-    """Points spread evenly over the calls, and over the lives of short processes as well as of long ones."""
-    counts = {call: count for call, count in count_calls("").items() if call in calls}
-    random_order = random.Random(seed)  # noqa: S311
-    chosen = {(call, when) for call, share in shares(counts, points).items() for when in spread(counts[call], share)}
-    ordered = sorted(chosen)
-    random_order.shuffle(ordered)
-    return ordered
+def kill_points(points: int, calls: Sequence[str], seed: int = 7) -> list[Point]:
+    """Points spread evenly over who makes which call, and over the lives of short processes and of long ones."""
+    counts = {key: count for key, count in count_calls().items() if key[1] in calls}
+    chosen = [Point(*key, when) for key, share in shares(counts, points).items() for when in spread(counts[key], share)]
+    random.Random(seed).shuffle(chosen)  # noqa: S311
+    return chosen
 
 
 def spread(count: int, share: int) -> list[int]:
@@ -189,7 +204,7 @@ def spread(count: int, share: int) -> list[int]:
     return sorted(when for when in chosen if when <= count)
 
 
-def shares(counts: dict[str, int], points: int) -> dict[str, int]:
+def shares(counts: dict[tuple[str, str], int], points: int) -> dict[tuple[str, str], int]:
     """How many points each call gets: the same for all, and no more than there are calls."""
     left, result = points, dict.fromkeys(counts, 0)
     while left > 0 and any(result[call] < counts[call] for call in counts):
@@ -202,26 +217,34 @@ def shares(counts: dict[str, int], points: int) -> dict[str, int]:
 def kill(points: int, without: str = "", calls: Sequence[str] = CALLS) -> Tally:
     """Kill at each point, play on until all is done, and look."""
     tally = Tally()
-    for call, when in kill_points(points, calls):
+    for point in kill_points(points, calls):
         with tempfile.TemporaryDirectory() as place:
             stage = new_stage(Path(place))
-            injection = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={when}"]
-            killed = play(stage, injection, without)
-            tally.kills += killed != 0
+            tally.kills += was_killed(stage, play(stage, point, without))
             found = faults_at_once(stage) or finish(stage, without)
         tally.points += 1
         tally.faults += bool(found)
         for fault in found:
-            say(f"{call} {when}: {fault}")
-        if tally.points % 50 == 0:
-            say(f"... {tally.points} points, {tally.faults} with faults")
-    say(f"{tally.points} points, {tally.kills} kills of the service itself, {tally.faults} with faults")
+            say(f"{point.who} {point.call} {point.when}: {fault}")
+        if tally.points % 20 == 0:
+            say(f"... {tally.points} points, {tally.kills} kills, {tally.faults} with faults")
+    say(f"{tally.points} points, {tally.kills} kills, {tally.faults} with faults")
     return tally
+
+
+def was_killed(stage: Path, code: int) -> bool:
+    """Whether the service or a supervisor met its point."""
+    if code == 0:
+        with closing(sqlite3.connect(stage / "store/.service/jobs.sqlite")) as database:
+            return bool(
+                database.execute("SELECT 1 FROM history WHERE reason LIKE '%supervisor was killed%'").fetchall()
+            )
+    return True
 
 
 def finish(stage: Path, without: str = "") -> list[str]:
     try:
-        code = play(stage, [], without)
+        code = play(stage, without=without)
     except subprocess.TimeoutExpired:
         return ["the scene does not come to its end any more"]
     return [f"the scene failed with exit code {code}"] if code else faults(stage)
@@ -313,13 +336,13 @@ def half_published(stage: Path) -> list[str]:
 # What is taken out, and how that is to be found: by kills at these calls, or without any by power cuts.
 MUTATIONS: dict[str, tuple[str, Sequence[str]]] = {
     "rename": ("artifacts are written under their final names", ("write", "fsync", "close")),
-    "ending": ("a worker outlives its supervisor, and nobody ends it", ("pselect6", "pwrite64", "kill")),
+    "ending": ("a worker outlives its supervisor, and nobody ends it", ("pselect6", "pwrite64", "fcntl")),
     "fsync": ("no file is flushed", ()),
     "store-fsync": ("the store is not flushed", ()),
 }
 
 
-def test_the_harness(points: int) -> bool:
+def try_the_harness(points: int) -> bool:
     """Whether each mutation is found."""
     found_all = True
     for name, (words, calls) in MUTATIONS.items():
@@ -343,7 +366,7 @@ def main() -> None:
     words = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if words.mode == "self":
-        sys.exit(not test_the_harness(words.points or 40))
+        sys.exit(not try_the_harness(words.points or 40))
     tally = MODES[words.mode](words.points or {"kill": 500, "power": 50}[words.mode])
     sys.exit(tally.faults > 0)
 

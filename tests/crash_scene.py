@@ -26,6 +26,7 @@ def play(stage: Path) -> None:
         for name, words in JOBS.items():
             add_once(store, stage, name, words)
         inbox = Inbox(store, stage / "inbox", stage / "recipe.yaml", seconds_at_rest=0.0)
+        sys.executable = os.environ.get("SCENE_SUPERVISOR_PYTHON", sys.executable)
         scheduler = Scheduler(store, ("cpu", "gpu0"), FAKE_RUN)
         while not is_over(store, stage):
             inbox.tick()

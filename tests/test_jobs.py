@@ -168,6 +168,14 @@ def test_a_job_that_dies_every_time_is_left_alone(store: Store) -> None:
     assert len(store.attempts(job.id)) == 3
 
 
+def test_a_supervisor_that_never_starts_is_not_started_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = add(store, "one")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    finish_all(scheduler_of(store))
+    assert store.job(job.id).state == "failed"
+    assert len(store.attempts(job.id)) == 3
+
+
 def test_a_job_that_still_runs_is_adopted_by_the_next_service(store: Store) -> None:
     job = add(store, "one", "sleep 1")
     script = f"""

@@ -138,16 +138,17 @@ def test_a_full_disk_is_told_and_what_was_queued_goes_on_when_space_is_freed(sma
 
 @pytest.mark.slow
 def test_a_real_run_that_is_stopped_saves_its_step_and_ends_as_if_it_had_been_left_alone(
-    tiny_recipe: Path, store: Store, tmp_path: Path
+    tiny_recipe: Path, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long_enough = {"num_train_epochs": 12, "save_steps": 1000, "name": "tiny"}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(read_recipe(tiny_recipe, long_enough).model_dump()))
     left_alone = tmp_path / "left-alone"
-    subprocess.run(run_command(recipe, left_alone), check=True, capture_output=True, env=RUN_ENVIRONMENT)
+    until = ["--until", "train"]
+    subprocess.run([*run_command(recipe, left_alone), *until], check=True, capture_output=True, env=RUN_ENVIRONMENT)
 
-    os.environ["OMP_NUM_THREADS"] = "1"
-    job = store.add("one", read_recipe(recipe, {}).as_yaml(), store.root / "one")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    job = store.add("one", read_recipe(recipe, {}).as_yaml(), store.root / "one", arguments=until)
     scheduler = Scheduler(store, ("cpu",))
     wait_until(lambda: steps_of(job.run_dir) >= 20, scheduler, at_most=REAL_RUN_SECONDS)
     store.want(job.id, "stop")
@@ -160,7 +161,7 @@ def test_a_real_run_that_is_stopped_saves_its_step_and_ends_as_if_it_had_been_le
     assert store.job(job.id).state == "done", store.job(job.id).reason
     for name in ("adapter/adapter_model.safetensors", "adapter/training.json"):
         assert (job.run_dir / name).read_bytes() == (left_alone / name).read_bytes()
-    assert RunDirectory(job.run_dir).differences(RunDirectory(job.run_dir).require_manifest("report")) == []
+    assert RunDirectory(job.run_dir).differences(RunDirectory(job.run_dir).require_manifest("train")) == []
 
 
 def steps_of(run: Path) -> int:

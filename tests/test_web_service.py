@@ -80,7 +80,7 @@ def test_a_taken_port_leaves_every_job_untouched(store: Store) -> None:
     job = add(store, "one")
     port = free_port()
     with bind("127.0.0.1", port), start_service(store.root, port) as process:
-        assert "the port is taken" in process.communicate(timeout=20)[1]
+        assert "the port is taken" in process.communicate(timeout=60)[1]
     assert store.job(job.id).state == "queued"
 
 

@@ -21,12 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import ArtifactError, EnvironmentLackError, JobError, JobNotFoundError
+from tunewright.errors import ArtifactError, JobError, JobNotFoundError
+from tunewright.jobs.connection import Connection, connect, named_errors
 from tunewright.jobs.job import ACTIVE, CRASHES_ALLOWED, ENDED, Attempt, Job, Outcome, State, Wish
 from tunewright.jobs.processes import Identity, monotonic
 from tunewright.jobs.schema import TABLES, VERSION
 
-SECONDS_TO_WAIT_FOR_THE_LOCK = 20.0
 ATTEMPT_COLUMNS = ", ".join(Attempt.__dataclass_fields__)
 
 
@@ -72,16 +72,16 @@ class Store:
     @property
     def _database(self) -> sqlite3.Connection:
         """This thread's connection; a connection is never carried over a fork."""
-        known: tuple[int, sqlite3.Connection] | None = getattr(self._connections, "known", None)
-        if known is None or known[0] != os.getpid():
-            known = (os.getpid(), _connect(self.path))
+        known: Connection | None = getattr(self._connections, "known", None)
+        if known is None or known.pid != os.getpid():
+            known = Connection(os.getpid(), connect(self.path))
             self._connections.known = known
-        return known[1]
+        return known.database
 
     @contextmanager
     def transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """All or nothing; flushed to disk at the end if `durable`."""
-        with _named(self.path):
+        with named_errors(self.path):
             database = self._database
             database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             database.execute("BEGIN IMMEDIATE")
@@ -94,7 +94,7 @@ class Store:
                 raise
 
     def rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
-        with _named(self.path):
+        with named_errors(self.path):
             return self._database.execute(query, values).fetchall()
 
     # -- adding and looking -----------------------------------------------------------------------------------------
@@ -273,29 +273,6 @@ class Store:
             _state_of(database, job)
             database.execute("UPDATE jobs SET priority = ? WHERE id = ?", [priority, job])
         return self.job(job)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    with _named(path):
-        database = sqlite3.connect(path, timeout=SECONDS_TO_WAIT_FOR_THE_LOCK, isolation_level=None)
-        database.row_factory = sqlite3.Row
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA foreign_keys=ON")
-        return database
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """What SQLite could not do, as an error that names the file and what to do."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        mend = "Free some space; nothing that was answered is lost." if "full" in str(error) else "Check the disk."
-        raise EnvironmentLackError(str(path), f"the store cannot be used ({error})", mend=mend) from None
-    except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.IntegrityError):
-            raise
-        raise ArtifactError(str(path), f"the store is damaged ({error})", mend="Put back a copy.") from None
 
 
 def insert_job(
