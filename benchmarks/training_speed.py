@@ -6,8 +6,9 @@ usage: python benchmarks/training_speed.py MODEL_DIRECTORY --peer PYTHON WORKLOA
 
 PYTHON has trl, peft and transformers. Both sides train the same model in float32 with rank 16 on all linear layers,
 16 rows a step, on the same token ids with the same learned tokens, each in a process of its own; the peer in every
-configuration in `PEER_SETTINGS`, of which the fastest counts and those that memory does not suffice for are left out. The first step of each is not timed. A side whose
-gradient is zero, or whose first loss is not the other's, ends the benchmark.
+configuration in `PEER_SETTINGS`, of which the fastest counts, and those that memory does not suffice for are left out.
+The first step of each is not timed. A side whose gradient is zero, or whose first loss is not the other's, ends the
+benchmark.
 """
 
 import argparse
