@@ -1,6 +1,12 @@
+import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from tunewright.parallel import Workers, interrupts_deferred
@@ -38,3 +44,35 @@ def test_without_processes_the_work_is_done_here_and_in_order() -> None:
     with Workers(0, started.append, (7,), "json") as workers:
         assert list(workers.map(str, range(3))) == ["0", "1", "2"]
     assert started == [7]
+
+
+WAITING = """
+import os, sys, time
+from tunewright.parallel import Workers
+
+def pid(_):
+    return os.getpid()
+
+if __name__ == "__main__":
+    with Workers(2, int, (), "json") as workers:
+        print(next(iter(workers.map(pid, range(9)))), flush=True)
+        time.sleep(60)
+"""
+
+
+def test_processes_end_with_the_one_that_reads_their_results(tmp_path: Path) -> None:
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING, encoding="utf-8")
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        worker = int(reader.stdout.readline())
+        os.kill(worker, 0)
+        reader.kill()
+    deadline = time.monotonic() + 20
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)
+
+
+def alive(process: int) -> bool:
+    return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE

@@ -93,7 +93,16 @@ def interrupts_deferred() -> Iterator[None]:
 def _start_quietly(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     # Ctrl-C reaches every process of the terminal; the one that reads the results decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     start(*arguments)
+
+
+def _end_with_parent() -> None:
+    """A process that reads the results may be killed; nobody would ever end those that wait for its items."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def threads_for_blocks() -> int:
