@@ -272,8 +272,8 @@ def test_a_q8_0_value_that_is_off_by_a_whole_step_is_out_of_bounds() -> None:
 
 
 def test_formats_are_looked_at_before_anything_is_done(exported: Exported, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="found q4_k_m"):
-        stage.run(ExportKeys(export_formats=["q8_0", "q4_k_m"]), exported.run, tmp_path / "out", Events())
+    with pytest.raises(RecipeError, match="found q3_k_s"):
+        stage.run(ExportKeys(export_formats=["q8_0", "q3_k_s"]), exported.run, tmp_path / "out", Events())
     assert not (tmp_path / "out").exists()
 
 
