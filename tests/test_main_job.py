@@ -62,7 +62,7 @@ def test_the_main_job_on_the_embedded_base_passes_every_parity_gate(small_run: P
     for name in ("adapter", "merged_in_float32", "merged", "q8_0"):
         assert evidence[f"{name}_prompt_ids_equal"]["value"] == 1.0
         assert evidence[f"{name}_mean_kl"]["verdict"] == "pass"
-    assert evidence["shared_prefix_is_exact"]["value"] <= 1e-5
+    assert evidence["layout_is_exact"]["value"] <= 1e-5
     assert evidence["steps_without_gradient"]["value"] == 0
 
 
