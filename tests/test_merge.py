@@ -351,14 +351,14 @@ def test_damaged_safetensors_file_is_named(tmp_path: Path, base: Base) -> None:
         CheckpointTensors(tmp_path / "copy")
 
 
-def test_a_template_that_the_recipe_names_is_the_merged_checkpoints(
+def test_the_template_that_was_trained_is_the_merged_checkpoints(
     base: Base, adapter_path: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(adapter_path, tmp_path / "adapter")
     write_json(tmp_path / "adapter" / "base.json", {"files": base.files})
     (tmp_path / "tokens").mkdir()
     write_json(tmp_path / "tokens" / "template.json", {"chat_template": "{{ 'as trained' }}", "stop_ids": [1, 3]})
-    run(MergeKeys(model=str(base.path), chat_template="zephyr"), RunDirectory(tmp_path), tmp_path, Events())
+    run(MergeKeys(model=str(base.path)), RunDirectory(tmp_path), tmp_path, Events())
     assert load_tokenizer(tmp_path / "merged").chat_template == "{{ 'as trained' }}"
     assert [path.name for path in (tmp_path / "merged").glob("*.jinja")] == ["chat_template.jinja"]
 
