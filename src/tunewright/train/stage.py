@@ -148,7 +148,8 @@ def choose_layout(
         plan["pack_tokens"],
         plan["keeps_prefix"],
     )
-    rows = [train[index] for index in range(min(ROWS_COMPARED, len(train)))]
+    shortest = sorted(range(len(train)), key=lambda index: train.lengths[index])
+    rows = [train[index] for index in shortest[:ROWS_COMPARED]]
     limit = 1e-5 if plan["dtype"] == "float32" else 2e-2
     detail = f"Relative difference of the summed loss of {len(rows)} rows to that of each row alone, before training."
     with torch.no_grad(), accelerator.autocast():
