@@ -10,7 +10,7 @@ from tunewright.chat.conversation import Message, ToolCall
 from tunewright.chat.template import ChatTemplate
 from tunewright.chat.trained import pinned
 from tunewright.errors import ExportError
-from tunewright.export.go_engine import GoRefusalError, GoTemplate, go_string
+from tunewright.export.go_engine import ExportError, GoTemplate, go_string
 from tunewright.export.go_template import (
     data_of,
     go_template,
@@ -161,7 +161,7 @@ def test_thoughts_are_cut_where_the_template_cuts_them_and_refused_where_that_is
     assert rendered(cut.text, HELLO, thinking, HELLO) == "<user>Hello</><assistant>Four.</><user>Hello</><assistant>"
     assert cut.notes == ()
     other = proven_go_template(ChatTemplate(KEEPS_THE_FIRST_THOUGHT))
-    with pytest.raises(GoRefusalError, match="not trained with a thought in an earlier answer"):
+    with pytest.raises(ExportError, match="not trained with a thought in an earlier answer"):
         rendered(other.text, HELLO, thinking, HELLO)
     assert other.notes == ("An earlier answer with </think> in it is an error in Ollama: send it without its thought.",)
 
@@ -177,14 +177,14 @@ def test_thoughts_are_cut_where_the_template_cuts_them_and_refused_where_that_is
     ],
 )
 def test_a_chat_that_was_not_proven_is_an_error_that_names_it(messages: list[Message], kind: str) -> None:
-    with pytest.raises(GoRefusalError, match=f"it refuses the messages .the model was not trained with {kind}"):
+    with pytest.raises(ExportError, match=f"it refuses the messages .the model was not trained with {kind}"):
         rendered(go_template(ChatTemplate(CHAT_TEMPLATE)), *messages)
 
 
 def test_a_system_message_is_an_error_where_the_template_takes_none() -> None:
     proof = proven_go_template(ChatTemplate(WITHOUT_SYSTEM))
     assert proof.notes == ("A system message is an error in Ollama: the trained template takes none.",)
-    with pytest.raises(GoRefusalError, match="not trained with a system message"):
+    with pytest.raises(ExportError, match="not trained with a system message"):
         rendered(proof.text, Message("system", "Hi"), HELLO)
 
 

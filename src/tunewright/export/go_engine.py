@@ -19,10 +19,6 @@ ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|(.))")
 ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "v": "\v", "f": "\f", "a": "\a", "b": "\b", "\\": "\\", '"': '"'}
 
 
-class GoRefusalError(ExportError):
-    """What a template itself refuses: it names a template that is not defined, which Ollama answers with an error."""
-
-
 def go_string(text: str) -> str:
     """`text` as a string literal of Go."""
     written = text.replace("\\", "\\\\").replace('"', '\\"')
@@ -85,7 +81,7 @@ class GoTemplate:
         """What the template writes for `data`: dicts are maps and structs, lists are slices, texts are bytes.
 
         Raises:
-            GoRefusalError: the template refuses the data.
+            ExportError: the template refuses the data.
         """
         written: list[bytes] = []
         self._run(self.root, data, Scope(data), written)
@@ -157,7 +153,7 @@ class GoTemplate:
 
     def _call(self, name: str, data: Any, written: list[bytes]) -> None:
         if name not in self.defined:
-            raise GoRefusalError(WHERE, f"it refuses the messages ({name})")
+            raise ExportError(WHERE, f"it refuses the messages ({name})")
         self._run(self.defined[name], data, Scope(data), written)
 
 
