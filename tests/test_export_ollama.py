@@ -10,7 +10,7 @@ from tunewright.chat.conversation import Message, ToolCall
 from tunewright.chat.template import ChatTemplate
 from tunewright.chat.trained import pinned
 from tunewright.errors import ExportError
-from tunewright.export.go_engine import ExportError, GoTemplate, go_string
+from tunewright.export.go_engine import GoTemplate, go_string
 from tunewright.export.go_template import (
     data_of,
     go_template,
