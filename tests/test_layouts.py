@@ -152,12 +152,14 @@ def test_segment_by_segment_attention_is_that_of_the_parts() -> None:
     generator = torch.Generator().manual_seed(0)
     width, prefix = segments[-1].end, 7
     sizes = ((4, width), (2, prefix + width), (2, prefix + width))
-    leaves = [torch.randn(1, heads, size, 8, generator=generator).requires_grad_() for heads, size in sizes]
+    query, key, value = (torch.randn(1, heads, size, 8, generator=generator).requires_grad_() for heads, size in sizes)
     weights = torch.randn(1, width, 4, 8, generator=generator)
-    by_parts, _ = packed_attention(None, *leaves, None, segments=segments)
-    by_segment = attend_by_segment(*leaves, segments, 8**-0.5).transpose(1, 2)
+    by_parts, _ = packed_attention(None, query, key, value, None, segments=segments)
+    by_segment = attend_by_segment(query, key, value, segments, 8**-0.5).transpose(1, 2)
     torch.testing.assert_close(by_parts, by_segment, rtol=1e-5, atol=1e-6)
-    found, expected = (torch.autograd.grad((each * weights).sum(), leaves) for each in (by_parts, by_segment))
+    found, expected = (
+        torch.autograd.grad((each * weights).sum(), (query, key, value)) for each in (by_parts, by_segment)
+    )
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 

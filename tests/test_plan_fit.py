@@ -19,7 +19,7 @@ def changed(budget: int) -> dict[str, object]:
     assert fit.peak_bytes <= budget
     keys = {change["key"]: change["to"] for change in fit.changes}
     size = keys.get("per_device_train_batch_size", 6)
-    assert int(size) * int(keys.get("gradient_accumulation_steps", 2)) == CONFIG.effective_batch_size  # type: ignore[call-overload]
+    assert int(size) * int(keys.get("gradient_accumulation_steps", 2)) == CONFIG.effective_batch_size
     return keys
 
 

@@ -14,6 +14,7 @@ from tunewright.artifacts import RunDirectory, read_json
 from tunewright.chat.rows import TokenRow
 from tunewright.errors import RecipeError, TrainingError
 from tunewright.events import Event, Events
+from tunewright.layouts import attention
 from tunewright.layouts.layout import Layout
 from tunewright.pipeline import run_pipeline
 from tunewright.recipe import read_recipe
@@ -140,6 +141,25 @@ def test_a_single_row_without_memory_ends_the_run_and_says_how_to_mend_it(
     monkeypatch.setattr(Layout, "loss_sums", without_memory)
     with pytest.raises(TrainingError, match=r"memory ran out with a single row of .* gradient_checkpointing"):
         train(tiny_recipe, tmp_path / "run", max_steps=2)
+
+
+def test_a_base_that_cannot_attend_over_packs_is_trained_on_padded_rows(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_segments(*_: Any, **__: Any) -> Any:
+        raise TypeError("packed_attention() missing 1 required keyword-only argument: 'segments'")
+
+    monkeypatch.setattr(attention, "packed_attention", without_segments)
+    run = train(tiny_recipe, tmp_path / "run", max_steps=2)
+    assert read_json(run / "plan.json")["layout"] == "padded"
+    assert "cannot attend over packs" in read_json(run / "plan.json")["layout_reason"]
+    monkeypatch.undo()
+    train(tiny_recipe, tmp_path / "late", until="plan", max_steps=2)
+    monkeypatch.setattr(attention, "packed_attention", without_segments)
+    late = train(tiny_recipe, tmp_path / "late", max_steps=2)
+    assert read_json(late / "plan.json")["layout"] == "shared_prefix"
+    assert late.require_manifest("train").facts["layout"] == "padded"
+    assert adapter_bytes(late) == adapter_bytes(run)
 
 
 def adapter_weights_of(run: RunDirectory) -> dict[str, torch.Tensor]:

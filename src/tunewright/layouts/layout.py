@@ -28,6 +28,8 @@ from tunewright.layouts.packing import LEAST_SHARED, Pack, pack, plan_packs
 
 PAD = 0  # Padded positions stand behind their row and are never supervised, so any valid id does.
 Kind = Literal["padded", "packed", "shared_prefix"]
+# What a model raises whose attention is made otherwise than `packed_attention` takes it.
+LAYOUT_FAILURES = (TypeError, ValueError, RuntimeError, AttributeError)
 
 
 @dataclass(frozen=True)

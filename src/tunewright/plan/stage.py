@@ -7,6 +7,7 @@ Always: nothing of the base's weights is loaded, and no GPU is needed.
 import math
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import psutil
 
 from tunewright.artifacts import RunDirectory, StageResult, sha256_of_json, write_json
 from tunewright.chat.rows import TokenRow, TokenRows, shared_prefix_length
-from tunewright.errors import RecipeError
+from tunewright.errors import ModelError, RecipeError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, fact, failed
+from tunewright.layouts.layout import LAYOUT_FAILURES
 from tunewright.layouts.packing import plan_packs
 from tunewright.models.base import compute_device, find_base
 from tunewright.models.tensors import CheckpointTensors
@@ -47,7 +49,9 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
 
     def predict(changed: PlanKeys, limit: int) -> MemoryPrediction:
         """What a step of a changed recipe takes, with rows cut to `limit` tokens."""
-        planned = layout if changed == config else choose_layout(changed, base_config, rows)
+        planned = layout
+        if changed != config:
+            planned = replace(choose_layout(changed, base_config, rows), kind=layout.kind)
         return predict_peak_bytes(
             base_config,
             lora_r=config.lora_r,
@@ -60,7 +64,14 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
         )
 
     longest = max(rows.lengths)
-    prediction = predict(config, longest)
+    try:
+        prediction = predict(config, longest)
+    except LAYOUT_FAILURES as error:
+        if layout.kind == "padded":
+            raise ModelError(f"model type {base_config.model_type!r}", f"a step of it fails ({error})") from None
+        reason = f"The base cannot attend over packs ({type(error).__name__}), so rows are padded."
+        layout = replace(layout, kind="padded", reason=reason)
+        prediction = predict(config, longest)
     budget = memory_budget_bytes(config.memory_budget, device)
     plan: dict[str, Any] = {
         "layout": layout.kind,

@@ -7,6 +7,7 @@ Always: the same inputs give the same adapter bit by bit on the same machine, in
 """
 
 import importlib.metadata
+import math
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from tunewright.artifacts import RunDirectory, StageResult, read_json, sha256_of
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.files import read_conversations
 from tunewright.chat.prompt import Prompt
-from tunewright.chat.rows import TokenRows
+from tunewright.chat.rows import TokenRow, TokenRows
 from tunewright.chat.supervise import Supervisor
 from tunewright.chat.trained import trained_template
 from tunewright.engines.canaries import CANARY_BATCH, TOP_K, record_canaries
@@ -33,12 +34,12 @@ from tunewright.errors import RenderError, TrainingError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_most
 from tunewright.layouts.fused_lora import fuse_lora_layers
-from tunewright.layouts.layout import Layout, plain_loss
+from tunewright.layouts.layout import LAYOUT_FAILURES, Layout, plain_loss
 from tunewright.models.base import Base, find_base, load_model
 from tunewright.models.tensors import tensor_hashes
 from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import TrainingLog
-from tunewright.train.loop import Samples, Trainer
+from tunewright.train.loop import Samples, Trainer, is_out_of_memory
 from tunewright.train.lora import attach_adapter, write_adapter
 
 CHECKPOINTS = "checkpoints"
@@ -155,8 +156,7 @@ def choose_layout(
     with torch.no_grad(), accelerator.autocast():
         expected = sum(plain_loss(model, row, plan["device"]) for row in rows)
         for layout in dict.fromkeys((planned, replace(planned, kind="padded"))):
-            found = float(torch.stack(layout.loss_sums(rows, scale=None)).double().sum())
-            difference = abs(found - expected) / abs(expected)
+            difference = abs(whole_loss(layout, rows) - expected) / abs(expected)
             if difference <= limit:
                 return layout, at_most("layout_is_exact", difference, limit, f"{layout.kind}: {detail}")
             events.warning(
@@ -167,6 +167,16 @@ def choose_layout(
         f"its loss over a batch is not that of its rows alone (relative difference {difference:.1e})",
         mend="Choose another base; please report this one.",
     )
+
+
+def whole_loss(layout: Layout, rows: Sequence[TokenRow]) -> float:
+    """The summed loss in a layout; infinite where the model does not take that layout."""
+    try:
+        return float(torch.stack(layout.loss_sums(rows, scale=None)).double().sum())
+    except LAYOUT_FAILURES as error:
+        if layout.kind == "padded" or is_out_of_memory(error):
+            raise
+        return math.inf
 
 
 def held_out_conversations(run: RunDirectory) -> list[Conversation]:
