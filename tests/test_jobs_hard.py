@@ -1,12 +1,9 @@
 """Jobs on a hard day: fifty at once, a clock that jumps, a full disk, and a real run that is stopped and goes on."""
 
-import multiprocessing
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
-from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -15,14 +12,12 @@ import yaml
 from conftest import RUN_ENVIRONMENT, run_command
 from jobs_bench import add, finish_all, new_store, scheduler_of, wait_until
 from tunewright.artifacts import RunDirectory
-from tunewright.errors import TunewrightError
 from tunewright.events import read_events
-from tunewright.jobs.processes import own_identity
-from tunewright.jobs.scheduler import Scheduler, sole_service
+from tunewright.jobs.scheduler import Scheduler
 from tunewright.jobs.store import Store
 from tunewright.recipe import read_recipe
 
-AT_ONCE = 50
+FIFTY_STARTS = Path(__file__).with_name("fifty_starts.py")
 ROUNDS = 20
 DAY = 24 * 3600
 REAL_RUN_SECONDS = 600
@@ -33,44 +28,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
     yield from new_store(tmp_path / "store")
 
 
-def start_once(barrier: Barrier, root: str, number: int, everyone: Barrier) -> None:
-    """Try to own everything that has one owner, and write down what was got."""
-    barrier.wait()
-    store = Store(Path(root))
-    got = []
-    try:
-        with sole_service(store):
-            got.append("service")
-            everyone.wait()
-    except TunewrightError:
-        everyone.wait()
-    with suppress(TunewrightError):
-        store.add("one", "", store.root / "one")
-        got.append("job")
-    got += ["attempt"] if store.claim(["cpu"]) else []
-    got += ["run"] if store.begin(1, 1, own_identity()) else []
-    Path(root, f"got-{number}").write_text(" ".join(got))
-
-
 @pytest.mark.slow
 def test_of_fifty_starts_at_once_one_owns_the_store_the_run_the_slot_and_the_attempt(tmp_path: Path) -> None:
-    if (
-        len(list(Path("/proc/self/task").iterdir())) > 1
-    ):  # A lock that another thread holds would be held in the child for ever.
-        pytest.skip("this process has threads and cannot be forked: run this file by itself")
-    context = multiprocessing.get_context("fork")
     for number in range(ROUNDS):
         root = tmp_path / f"store-{number}"
         root.mkdir()
-        barrier, everyone = context.Barrier(AT_ONCE), context.Barrier(AT_ONCE)
-        processes = [
-            context.Process(target=start_once, args=(barrier, str(root), index, everyone)) for index in range(AT_ONCE)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        assert [process.exitcode for process in processes] == [0] * AT_ONCE
+        subprocess.run([sys.executable, str(FIFTY_STARTS), str(root)], check=True, timeout=120)
         got = " ".join(path.read_text() for path in root.glob("got-*")).split()
         assert sorted(got) == ["attempt", "job", "run", "service"]
 
