@@ -2,7 +2,7 @@
 
 usage: python fifty_starts.py STORE
 
-A program of its own, since it forks: in a process with threads a lock that one of them holds stays held in the children.
+A program of its own, since it forks: a lock that another thread of the process holds would stay held in the children.
 """
 
 import multiprocessing

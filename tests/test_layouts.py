@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from tunewright.chat.order import Schedule, learning_rate_factor, plan_schedule
-from tunewright.chat.rows import TokenRow, shared_prefix_length
+from tunewright.chat.rows import TokenRow
 from tunewright.layouts import loss
 from tunewright.layouts.attention import attend_by_segment, packed_attention
 from tunewright.layouts.fused_lora import fuse_lora_layers
@@ -220,12 +220,6 @@ def test_fusing_leaves_layers_with_dropout_to_peft(tiny_base: Path) -> None:
 def test_fusing_leaves_layers_of_another_dtype_to_peft(tiny_base: Path) -> None:
     adapted = attach_adapter(load_model(tiny_base, torch.bfloat16), TrainKeys())
     assert fuse_lora_layers(adapted) == 0
-
-
-def test_shared_prefix_leaves_the_predictor_of_the_first_supervised_token_with_each_row() -> None:
-    first = TokenRow(np.array([5, 6, 7, 8], np.int32), np.array([False, False, True, True]), 2)
-    second = TokenRow(np.array([5, 6, 7, 9], np.int32), np.array([False, False, False, True]), 3)
-    assert shared_prefix_length([first, second]) == 1
 
 
 def test_order_of_rows_is_a_pure_function_of_seed_and_step() -> None:

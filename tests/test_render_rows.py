@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from tunewright.chat.rows import RowBlock, RowWriter, TokenRows, shared_prefix_length, write_rows
+from tunewright.chat.rows import RowBlock, RowWriter, TokenRows, shared_prefix, write_rows
 from tunewright.chat.supervise import SupervisedRow
 from tunewright.errors import ArtifactError
 
@@ -128,7 +128,7 @@ def test_a_missing_file_of_rows_is_named(tmp_path: Path) -> None:
     [
         ([row(1, 2, 3, 4), row(1, 2, 3, 5)], 2),  # the third token predicts the learned fourth
         ([row(1, 2, 3, 4), row(1, 9, 3, 4)], 1),
-        ([row(1, 2, 3, 4)], 0),
+        ([row(1, 2, 3, 4)], 2),
         ([row(1, 2, 3, 4, learned=4), row(1, 2, 3, 4)], 0),
         ([], 0),
     ],
@@ -136,4 +136,4 @@ def test_a_missing_file_of_rows_is_named(tmp_path: Path) -> None:
 def test_the_shared_prefix_ends_before_the_token_that_predicts_a_learned_one(
     rows: list[SupervisedRow], expected: int
 ) -> None:
-    assert shared_prefix_length(rows) == expected
+    assert len(shared_prefix(rows)) == expected

@@ -26,6 +26,10 @@ app = typer.Typer(
 Target = Annotated[
     str, typer.Argument(help="A recipe (.yaml), rows (a file, a directory, a hub data set), or a run directory.")
 ]
+Data = Annotated[
+    list[str],
+    typer.Argument(metavar="DATA...", help="Files, directories or hub data sets; or one recipe or run directory."),
+]
 RunTarget = Annotated[Path, typer.Argument(help="A run directory, such as runs/support_triage.")]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="Base model: embedded:…, a directory, or a hub id.")]
 Override = Annotated[list[str] | None, typer.Option("-o", help="Override a recipe key: -o lora_r=32. Repeatable.")]
@@ -87,10 +91,7 @@ def stage_command(stage: str, summary: str) -> None:
 
 @app.command()
 def check(
-    data: Annotated[
-        list[str],
-        typer.Argument(metavar="DATA...", help="Files, directories or hub data sets; or one recipe or run directory."),
-    ],
+    data: Data,
     model: Model = None,
     override: Override = None,
     on_bad_row: Annotated[
@@ -136,10 +137,7 @@ def check(
 
 @app.command()
 def render(
-    data: Annotated[
-        list[str],
-        typer.Argument(metavar="DATA...", help="Files, directories or hub data sets; or one recipe or run directory."),
-    ],
+    data: Data,
     model: Model = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Directory of a tokenizer, in the place of a model.")] = None,
     template: Annotated[str | None, typer.Option(help="Chat template: a file, or chatml, llama-2, zephyr.")] = None,

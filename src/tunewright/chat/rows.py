@@ -193,16 +193,11 @@ def _map_array(path: Path, start: int, entry: dict[str, Any]) -> NDArray[Any]:
     return mapped.view(np.ndarray)
 
 
-def shared_prefix_length(rows: Sequence[SupervisedRow] | Sequence[TokenRow]) -> int:
-    """How many first tokens all rows have in common, none of them supervised and none a row's last unlearned token.
+def shared_prefix(rows: Iterable[SupervisedRow | TokenRow]) -> NDArray[np.int32]:
+    """The first tokens that all rows have in common, none of them supervised; int32.
 
     The token before the first supervised one predicts it, so it stays with each row; so does at least one token.
     """
-    return len(shared_prefix(rows)) if len(rows) > 1 else 0
-
-
-def shared_prefix(rows: Iterable[SupervisedRow | TokenRow]) -> NDArray[np.int32]:
-    """The tokens that `shared_prefix_length` counts, for any number of rows; int32."""
     shared: NDArray[np.int32] | None = None
     for row in rows:
         supervised = np.flatnonzero(row.mask)

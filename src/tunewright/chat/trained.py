@@ -65,7 +65,10 @@ def template_as_json(template: ChatTemplate) -> dict[str, Any]:
     return {"chat_template": template.source, "special_tokens": template.special_tokens}
 
 
+def template_from_json(facts: dict[str, Any]) -> ChatTemplate:
+    return ChatTemplate(facts["chat_template"], facts["special_tokens"])
+
+
 def trained_template(run: RunDirectory) -> ChatTemplate:
     """The template of a run's render stage."""
-    facts = read_json(run / "tokens" / "template.json")
-    return ChatTemplate(facts["chat_template"], facts["special_tokens"])
+    return template_from_json(read_json(run / "tokens" / "template.json"))

@@ -4,15 +4,13 @@ In: a conversation, its tokens, and the template that was trained. Out: a `Quest
 gets to see: of an answer with reasoning the part behind it; of calls the text in which the template writes them.
 """
 
-import re
 from dataclasses import dataclass
 
 from tunewright.chat.conversation import Conversation, Message
 from tunewright.chat.prompt import Prompt
 from tunewright.chat.rows import TokenRow
+from tunewright.chat.slots import THOUGHT
 from tunewright.chat.supervise import Supervisor
-
-THOUGHT = re.compile(r"\s*<think>.*?(</think>)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def question_of(row: Conversation, tokens: TokenRow, supervisor: Supervisor) -> 
 def end_of_reasoning(last: Message, written: str) -> str:
     """What `written` has between the turn's reasoning and what follows it, whitespace aside."""
     if inline := THOUGHT.match(last.text):
-        return inline[1]
+        return inline[3]
     if last.reasoning is None or not last.content:
         return ""
     following = written.partition(last.reasoning.strip())[2]
@@ -62,4 +60,5 @@ def end_of_reasoning(last: Message, written: str) -> str:
 
 def target_of(row: Conversation) -> str:
     """What the last turn says behind its reasoning."""
-    return THOUGHT.sub("", row.target, count=1).lstrip() if THOUGHT.match(row.target) else row.target
+    inline = THOUGHT.match(row.target)
+    return inline[4].lstrip() if inline else row.target

@@ -13,7 +13,7 @@ from typing import Any
 from tunewright.artifacts import RunDirectory, StageResult, read_json, record_of_file, write_text
 from tunewright.chat.conversation import Message
 from tunewright.chat.template import ChatTemplate
-from tunewright.chat.trained import trained_template
+from tunewright.chat.trained import template_from_json
 from tunewright.errors import EnvironmentLackError, ExportError, ModelError, ModelNotFoundError, RenderError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, Verdict
@@ -56,7 +56,7 @@ class Trained:
 def run(config: ExportKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
     validate_formats(config.export_formats)
     facts = read_json(run / "tokens/template.json")
-    trained = Trained(trained_template(run), facts, served_system_prompt(config.system_prompt, facts))
+    trained = Trained(template_from_json(facts), facts, served_system_prompt(config.system_prompt, facts))
     export = out / "export"
     evidence: list[Evidence] = []
     for name in config.export_formats:

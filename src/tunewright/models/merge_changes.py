@@ -6,6 +6,7 @@ lora_alpha / r (Hu et al. 2021), or lora_alpha / sqrt(r) with rsLoRA (Kalajdziev
 a magnitude for each output: W' = m · (W + s·B·A) / ‖W + s·B·A‖.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,27 +38,20 @@ class Change(Protocol):
 
 
 @dataclass(frozen=True)
-class Lora:
-    """W + s·B·A of a linear layer; `transposed` where W is [in, out], as in GPT-2's Conv1D."""
+class TwoFactors(ABC):
+    """Adds rows of a product of A and B."""
 
     a_key: str
     b_key: str
     scale: float
-    transposed: bool = False
-
-    @property
-    def by_rows(self) -> bool:
-        return not self.transposed
 
     @property
     def keys(self) -> tuple[str, ...]:
         return (self.a_key, self.b_key)
 
+    @abstractmethod
     def rows(self, first: int, last: int, factors: Factors) -> torch.Tensor:
-        a, b = factors(self.a_key), factors(self.b_key)
-        if self.transposed:
-            return ((b @ a).T * self.scale)[first:last]
-        return (b[first:last] @ a).mul_(self.scale)
+        """Rows `first` to `last` of what is added, float32."""
 
     def apply(self, weight: torch.Tensor, first: int, factors: Factors) -> torch.Tensor:
         return weight.add_(self.rows(first, first + len(weight), factors))
@@ -67,27 +61,31 @@ class Lora:
 
 
 @dataclass(frozen=True)
-class EmbeddingLora:
-    """W + (s·B·A)ᵀ of an embedding."""
+class Lora(TwoFactors):
+    """W + s·B·A of a linear layer; `transposed` where W is [in, out], as in GPT-2's Conv1D."""
 
-    a_key: str
-    b_key: str
-    scale: float
-    by_rows: bool = True
+    transposed: bool = False
 
     @property
-    def keys(self) -> tuple[str, ...]:
-        return (self.a_key, self.b_key)
+    def by_rows(self) -> bool:
+        return not self.transposed
+
+    def rows(self, first: int, last: int, factors: Factors) -> torch.Tensor:
+        a, b = factors(self.a_key), factors(self.b_key)
+        if self.transposed:
+            return ((b @ a).T * self.scale)[first:last]
+        return (b[first:last] @ a).mul_(self.scale)
+
+
+@dataclass(frozen=True)
+class EmbeddingLora(TwoFactors):
+    """W + (s·B·A)ᵀ of an embedding."""
+
+    by_rows: bool = True
 
     def rows(self, first: int, last: int, factors: Factors) -> torch.Tensor:
         a, b = factors(self.a_key), factors(self.b_key)
         return (b @ a[:, first:last]).T * self.scale
-
-    def apply(self, weight: torch.Tensor, first: int, factors: Factors) -> torch.Tensor:
-        return weight.add_(self.rows(first, first + len(weight), factors))
-
-    def delta(self, shape: tuple[int, ...], factors: Factors) -> torch.Tensor:
-        return self.rows(0, shape[0], factors)
 
 
 @dataclass(frozen=True)
@@ -119,16 +117,13 @@ class Dora:
 
 
 @dataclass(frozen=True)
-class ExpertLora:
+class ExpertLora(TwoFactors):
     """A LoRA over a stack of experts, [experts, out, in] or, `transposed`, [experts, in, out].
 
     peft keeps A as [experts·r, in] and B as [out, r·experts]. A checkpoint may hold each expert's part as a tensor of
     its own: then `expert` says whose, and `begin` and `end` which of the stack's next-to-last axis it has.
     """
 
-    a_key: str
-    b_key: str
-    scale: float
     experts: int
     transposed: bool
     expert: int | None = None
@@ -138,10 +133,6 @@ class ExpertLora:
     @property
     def by_rows(self) -> bool:
         return self.expert is None
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        return (self.a_key, self.b_key)
 
     def stack(self, first: int, last: int, factors: Factors) -> torch.Tensor:
         a, b = factors(self.a_key), factors(self.b_key)
@@ -154,12 +145,6 @@ class ExpertLora:
         if self.expert is None:
             return self.stack(first, last, factors)
         return self.stack(self.expert, self.expert + 1, factors)[0, self.begin : self.end]
-
-    def apply(self, weight: torch.Tensor, first: int, factors: Factors) -> torch.Tensor:
-        return weight.add_(self.rows(first, first + len(weight), factors))
-
-    def delta(self, shape: tuple[int, ...], factors: Factors) -> torch.Tensor:
-        return self.rows(0, shape[0], factors)
 
 
 @dataclass(frozen=True)

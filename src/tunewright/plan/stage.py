@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from tunewright.artifacts import RunDirectory, StageResult, sha256_of_json, write_json
-from tunewright.chat.rows import TokenRow, TokenRows, shared_prefix_length
+from tunewright.chat.rows import TokenRow, TokenRows
 from tunewright.errors import ModelError, RecipeError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, fact, failed
@@ -78,7 +78,6 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
         "layout_reason": layout.reason,
         "pack_tokens": layout.pack_tokens,
         "keeps_prefix": layout.keeps_prefix,
-        "shared_prefix_tokens": shared_prefix_length(list(rows)),
         "effective_batch_size": config.effective_batch_size,
         "optimizer_steps": layout.schedule.steps,
         "steps_per_epoch": -(-len(rows) // config.effective_batch_size),

@@ -66,7 +66,7 @@ class SplitSpool:
 
     @property
     def shared_prefix_tokens(self) -> int:
-        """How many tokens all rows begin with; see `tunewright.chat.rows.shared_prefix_length`."""
+        """How many tokens all rows begin with, if there are two or more; see `tunewright.chat.rows.shared_prefix`."""
         return len(self._prefix) if self._prefix is not None and self.tally.rows > 1 else 0
 
     def entries(self, column: str) -> Iterator[str]:
