@@ -146,7 +146,8 @@ def compare_engines(name: str, checkpoint: Path, scratch: Path, real: Any, with_
                 seen[f"Ollama | greedy text of {NEW_TOKENS} tokens, to llama.cpp's"] = found == answer
             for what, is_equal in seen.items():
                 equal.setdefault(what, []).append(is_equal)
-        ollama.close()
+        for engine in (ollama, ollama_v1, llama_cpp_v1):
+            engine.close()
     for what, each in equal.items():
         print(f"| {name} | {what} | {sum(each)} of {len(each)} |", flush=True)
     if with_texts:

@@ -210,6 +210,18 @@ def test_a_system_prompt_that_is_folded_into_the_question_is_noted(asked: Any) -
     assert "folds" not in notes_of(asked(PLAIN).row(system, HELLO, ANSWER))
 
 
+def test_constants_that_are_written_as_python_does_are_noted(asked: Any) -> None:
+    call = ToolCall("get_weather", '{"city": "Köln", "now": true, "hours": null}')
+    source = THINKING.replace(
+        "{{ c.function.arguments | tojson }}",
+        "{% for k, v in c.function.arguments.items() %}{{ k ~ '=' ~ v }} {% endfor %}",
+    )
+    notes = notes_of(asked(source).row(HELLO, Message("assistant", None, tool_calls=(call,))))
+    assert "the template writes True for true in a call of 'get_weather'" in notes
+    assert "the template writes None for null in a call of 'get_weather'" in notes
+    assert "for true" not in notes_of(asked(THINKING).row(HELLO, Message("assistant", None, tool_calls=(call,))))
+
+
 # What is lost or changed
 
 

@@ -16,6 +16,8 @@ from tunewright.chat.skeleton import Skeleton, skeleton_of
 from tunewright.chat.slots import Marked
 from tunewright.errors import RenderError
 
+CONSTANT_MARK = "Czx0xzC"
+
 
 def shown_notes(setting: Setting, marked: Marked, skeleton: Skeleton) -> list[str]:
     messages = marked.messages
@@ -23,6 +25,7 @@ def shown_notes(setting: Setting, marked: Marked, skeleton: Skeleton) -> list[st
         *notes_on_system(setting, marked, skeleton),
         *notes_on_names(setting, messages),
         *notes_on_tools(setting, messages),
+        *notes_on_constants(setting, messages),
     ]
 
 
@@ -94,6 +97,32 @@ def notes_on_tools(setting: Setting, messages: tuple[Message, ...]) -> list[str]
         raise UnprovenError("f", f"the template does not show the tool {lost[0]!r}", mend=mend)
     kinds = {"description": "a description of the tools", "parameter": "a parameter of the tools"}
     return [f"{kinds[kind]} is not shown to the model: {name[:40]!r}" for kind, name in hidden]
+
+
+def notes_on_constants(setting: Setting, messages: tuple[Message, ...]) -> list[str]:
+    """Arguments that are true, false or null, where the template writes them as Python does and not as JSON does."""
+    if setting.form.text_arguments:
+        return []
+    notes = []
+    for index, message in enumerate(messages):
+        for place, call in enumerate(message.tool_calls):
+            arguments = json.loads(call.arguments)
+            for name, value in arguments.items() if isinstance(arguments, dict) else ():
+                if value is None or isinstance(value, bool):
+                    marked = replace(call, arguments=json.dumps({**arguments, name: CONSTANT_MARK}))
+                    calls = (*message.tool_calls[:place], marked, *message.tool_calls[place + 1 :])
+                    changed = (*messages[:index], replace(message, tool_calls=calls), *messages[index + 1 :])
+                    if is_written_as(str(value), setting, messages, changed):
+                        notes.append(f"the template writes {value} for {json.dumps(value)} in a call of {call.name!r}")
+    return notes
+
+
+def is_written_as(text: str, setting: Setting, messages: Sequence[Message], marked: Sequence[Message]) -> bool:
+    """Whether `text` stands in `messages` where `marked` has the mark of a constant."""
+    try:
+        return setting.render(messages) == setting.render(marked).replace(CONSTANT_MARK, text)
+    except RenderError:
+        return False
 
 
 class _ToolMarker:
