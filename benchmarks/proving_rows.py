@@ -91,7 +91,8 @@ def main(directory: str, rows: int = 2000, processes: int = 1) -> None:
             calls = [messages for number in range(rows) for messages in calls_for(kind, rows_each, number)]
             called, plain_tokens = measure(workers, call, calls)
             proven, tokens = measure(workers, prove, conversations)
-            assert plain_tokens == tokens, f"the plain calls give {plain_tokens} tokens, the proven rows {tokens}"
+            if plain_tokens != tokens:
+                raise SystemExit(f"{kind.__name__}: plain calls give {plain_tokens} tokens, proven rows {tokens}")
             times = f"{called * 1e6 / rows:6.0f} µs  {proven * 1e6 / rows:6.0f} µs  {proven / called:.2f} times"
             print(f"{kind.__name__:12} {rows_each} row(s) of {tokens / rows / rows_each:4.0f} tokens  {times}")
 
