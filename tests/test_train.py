@@ -95,6 +95,17 @@ def test_the_loss_of_a_step_does_not_depend_on_the_micro_batches(tiny_recipe: Pa
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.slow
+def test_fifty_steps_have_the_same_losses_in_every_layout(tiny_recipe: Path, tmp_path: Path) -> None:
+    losses = {}
+    for layout in LAYOUTS:
+        run = train(tiny_recipe, tmp_path / layout, max_steps=50, learning_rate=1e-3, layout=layout)
+        losses[layout] = [entry["loss"] for entry in read_json(run / "adapter" / "training.json")["steps"]]
+    assert losses["padded"][-1] < losses["padded"][0] - 0.1
+    assert losses["packed"] == pytest.approx(losses["padded"], abs=1e-4)
+    assert losses["shared_prefix"] == pytest.approx(losses["padded"], abs=1e-4)
+
+
 def test_training_lowers_the_loss_and_every_step_has_a_gradient(tiny_recipe: Path, tmp_path: Path) -> None:
     run = train(tiny_recipe, tmp_path / "run", max_steps=10)
     steps = read_json(run / "adapter" / "training.json")["steps"]
