@@ -2,7 +2,8 @@
 
 In goes a GGUF that the converter wrote in bf16 or f16; out comes what `llama-quantize` makes of it. Every block is
 encoded by llama.cpp's own function. Which tensor gets which type follows `llama_tensor_get_type` in its
-`llama-quant.cpp`; its exceptions for single families (Falcon, 70B, Mixtral's eight experts) are left out.
+`llama-quant.cpp`, which `tests/test_k_quants_real.py` asks itself; its exception for models of 70B is left out. Where a
+head's rows fit no block, llama.cpp refuses the model; here that head stays in sixteen bits.
 Always: metadata stay byte by byte, but for `general.file_type`; what the converter keeps in float32 stays so.
 """
 
@@ -27,6 +28,8 @@ MIXTURES = {"q4_k_m": (15, "Q4_K"), "q5_k_m": (17, "Q5_K"), "q6_k": (18, "Q6_K")
 # Where a row is no multiple of 256: what llama.cpp takes instead.
 FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 HALVES = ("BF16", "F16")
+# llama.cpp gives the attention of a model with exactly so many experts more bits.
+EXPERTS_BESIDE_A_SMALL_ATTENTION = 8
 NUMBERS_AT_A_TIME = 1 << 20
 FILE_TYPE_KEY = b"general.file_type"
 UINT32 = 4
@@ -67,8 +70,11 @@ def kind_of(tensor: GgufTensor, mixture: str, header: GgufHeader) -> str:
 
 def preferred_kind(name: str, mixture: str, header: GgufHeader) -> str:
     most = MIXTURES[mixture][1]
+    is_falcon = header.metadata["general.architecture"] == "falcon"
     if is_head(name, header):
-        return "Q6_K"
+        return "Q8_0" if is_falcon else "Q6_K"
+    if expert_count(header) == EXPERTS_BESIDE_A_SMALL_ATTENTION and (kind := small_attention_kind(name, mixture)):
+        return kind
     if mixture == "q6_k":
         return most
     if "attn_qkv.weight" in name:
@@ -77,8 +83,17 @@ def preferred_kind(name: str, mixture: str, header: GgufHeader) -> str:
         values = sorted(block_number(other) for other in header.tensors if "attn_v.weight" in other)
         return "Q6_K" if gets_more_bits(values.index(block_number(name)), attention_layers(header)) else most
     if "ffn_down" in name:
-        return "Q6_K" if gets_more_bits(block_number(name), block_count(header)) else most
+        layer, layers = block_number(name), block_count(header)
+        more = "Q5_K" if is_falcon and mixture == "q4_k_m" and layer >= layers // 16 else "Q6_K"
+        return more if gets_more_bits(layer, layers) else most
     return most
+
+
+def small_attention_kind(name: str, mixture: str) -> str | None:
+    """What the attention gets where most of the weights are experts', so that eight bits hardly make a difference."""
+    if "attn_k.weight" in name or "attn_v.weight" in name:
+        return "Q8_0"
+    return "Q5_K" if "attn_output.weight" in name and mixture == "q4_k_m" else None
 
 
 def is_head(name: str, header: GgufHeader) -> bool:
@@ -98,6 +113,10 @@ def attention_layers(header: GgufHeader) -> int:
 
 def block_count(header: GgufHeader) -> int:
     return int(header.metadata[f"{header.metadata['general.architecture']}.block_count"])
+
+
+def expert_count(header: GgufHeader) -> int:
+    return int(header.metadata.get(f"{header.metadata['general.architecture']}.expert_count", 0))
 
 
 def block_number(name: str) -> int:
