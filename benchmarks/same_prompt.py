@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tunewright.chat.conversation import Message
 from tunewright.chat.named import named_source
 from tunewright.chat.prompt import Prompt
 from tunewright.chat.supervise import Supervisor
+from tunewright.chat.template import chat_template_of
 from tunewright.engines.canaries import text_agreement
 from tunewright.engines.hf import open_supervisor
 from tunewright.engines.llama_cpp import LlamaCppEngine
@@ -26,12 +27,13 @@ from tunewright.engines.ollama import OllamaEngine
 from tunewright.engines.ollama_server import ModelSource
 from tunewright.engines.ollama_template import effect_on_count, guess_template, temporary_model
 from tunewright.engines.openai_api import OpenAIEngine
+from tunewright.errors import RenderError
 from tunewright.events import Events
 from tunewright.export.converter import convert_to_gguf
 from tunewright.export.go_template import proven_go_template
 from tunewright.export.stage import added_bos_text
 from tunewright.models.embedded import embedded_base_path
-from tunewright.models.gguf_file import lacks_merge_order, read_gguf_facts
+from tunewright.models.gguf_file import read_gguf_facts
 
 HEAD = """# The same prompt in every engine
 
@@ -47,10 +49,11 @@ trained one and sent.
 TOKENIZERS = """
 ## Tokenizers of the battery
 
-Each tokenizer with a tiny random Llama, exported by the project, and the texts of the same {count} prompts in a plain
-frame of their roles: ids of Hugging Face against ids of llama.cpp's `/tokenize`.
+Each tokenizer with a tiny random Llama, exported by the project, and those of the same {count} prompts that its
+template takes: ids of Hugging Face against ids of llama.cpp's `/tokenize`. Where a vocabulary has `</s>` as ordinary
+text, as Qwen's has, llama.cpp takes it for the end of a text all the same: that is what differs in eight prompts.
 
-| tokenizer | in llama.cpp | equal |
+| tokenizer | template | equal |
 |---|---|---|"""
 TEXTS = (
     "What is 2 + 2?",
@@ -166,7 +169,7 @@ def compare_tokenizer(directory: Path, scratch: Path) -> str:
     """What llama.cpp makes of a tokenizer of the battery, as two cells."""
     from tunewright.errors import TunewrightError
 
-    base = scratch / directory.name
+    base = Path(tempfile.mkdtemp(dir=scratch)) / "checkpoint"  # llama.cpp treats tokens by the name of a model.
     shutil.copytree(directory, base)
     try:
         tokenizer = add_tiny_model(base)
@@ -175,13 +178,22 @@ def compare_tokenizer(directory: Path, scratch: Path) -> str:
         engine = LlamaCppEngine(gguf, directory.name, 64)
     except TunewrightError as error:
         return f"not loaded: {error.found[-160:].replace('|', '/')} | "
-    texts = ["".join(f"{message.role}: {message.text}\n" for message in prompt.messages) for prompt in prompts()]
+    texts, framed = texts_for(tokenizer, directory.name)
     equal = [tokenizer(text, add_special_tokens=False)["input_ids"] == engine.tokenize(text) for text in texts]
     engine.close()
-    why = ""
-    if lacks_merge_order(read_gguf_facts(gguf).header.metadata):
-        why = ", but without an order of merges: the converter needs `tokenizer.model`, which the battery has not"
-    return f"loaded{why} | {sum(equal)} of {len(equal)}"
+    return f"{framed} | {sum(equal)} of {len(equal)}"
+
+
+def texts_for(tokenizer: Any, name: str) -> tuple[list[str], str]:
+    """The prompts as texts, and by what: the tokenizer's own template, else a plain frame of the roles."""
+    if not tokenizer.chat_template:
+        plain = ["".join(f"{message.role}: {message.text}\n" for message in each.messages) for each in prompts()]
+        return plain, "a plain frame"
+    template, texts = chat_template_of(tokenizer, name), []
+    for prompt in prompts():
+        with suppress(RenderError):
+            texts.append(prompt.text(template))
+    return texts, "its own"
 
 
 def add_tiny_model(directory: Path) -> Any:

