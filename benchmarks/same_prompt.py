@@ -32,6 +32,7 @@ from tunewright.events import Events
 from tunewright.export.converter import convert_to_gguf
 from tunewright.export.go_template import proven_go_template
 from tunewright.export.stage import added_bos_text
+from tunewright.models.checkpoint_directory import write_chat_template
 from tunewright.models.embedded import embedded_base_path
 from tunewright.models.gguf_file import read_gguf_facts
 
@@ -114,7 +115,7 @@ def with_named_template(base: Path, name: str, scratch: Path) -> Path:
     """The base's tokenizer with tiny random weights, and a template that a recipe names in the place of its own."""
     directory = scratch / f"base-{name}"
     shutil.copytree(base, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
-    (directory / "chat_template.jinja").write_text(named_source(name), encoding="utf-8")
+    write_chat_template(directory, named_source(name))
     add_tiny_model(directory)
     return directory
 
