@@ -2,7 +2,7 @@
 
 usage: python fifty_starts.py STORE
 
-A program of its own, since it forks: in a process with threads a lock that one of them holds stays held in the children.
+A program of its own, since it forks: in a process with threads a lock that one of them holds stays held in children.
 """
 
 import multiprocessing
