@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from tiny_bases import write_base
 from tunewright.artifacts import RunDirectory, read_json
 from tunewright.chat.order import learning_rate_factor
 from tunewright.errors import EnvironmentLackError, RecipeError
@@ -245,3 +246,10 @@ def test_trackers_get_the_figures_of_every_step(
     assert [step for step, values in logged if "loss" in values] == [1, 2]
     assert [step for step, values in logged if "eval_loss" in values] == [0, 2]
     assert all(values["grad_norm"] > 0 for _, values in logged if "loss" in values)
+
+
+def test_layers_whose_bias_is_trained_are_left_to_peft(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base", "qwen2")
+    for bias, fused in (("none", 2 * 7), ("lora_only", 2 * 4)):
+        config = TrainKeys.model_validate({"model": str(base), "bias": bias})
+        assert fuse_lora_layers(attach_adapter(load_model(base, torch.float32), config)) == fused
