@@ -7,9 +7,12 @@ import torch
 from transformers import LlamaConfig, PretrainedConfig, masking_utils
 
 from tunewright.chat.rows import TokenRow
+from tunewright.errors import ModelError
 from tunewright.layouts.layout import Kind
 from tunewright.layouts.loss import LOGITS_BYTES
+from tunewright.models.quantized import BLOCK
 from tunewright.plan.memory import MemoryPrediction, Step, predict_peak_bytes
+from tunewright.recipe import TrainKeys
 
 HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, VOCAB, RANK = 64, 128, 2, 4, 2, 512, 8
 KV = HIDDEN // HEADS * KV_HEADS
@@ -46,15 +49,10 @@ def small_llama(**changes: Any) -> PretrainedConfig:
 
 
 def predict(step: Step = STEP, config: PretrainedConfig | None = None, **changes: Any) -> MemoryPrediction:
-    arguments: dict[str, Any] = {
-        "lora_r": RANK,
-        "lora_target_modules": ["q_proj"],
-        "base_dtype": torch.float32,
-        "compute_dtype": torch.float32,
-        "step": step,
-        "gradient_checkpointing": False,
-    }
-    return predict_peak_bytes(config or small_llama(), **{**arguments, **changes})
+    arguments: dict[str, Any] = {"base_dtype": torch.float32, "compute_dtype": torch.float32, "step": step}
+    keys: dict[str, Any] = {"lora_r": RANK, "lora_target_modules": ["q_proj"]}
+    keys |= {name: changes.pop(name) for name in list(changes) if name in TrainKeys.model_fields}
+    return predict_peak_bytes(config or small_llama(), TrainKeys(**keys), **{**arguments, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +188,29 @@ def test_a_llama_of_nine_billion_takes_no_real_memory() -> None:
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert large.breakdown["weights"] == 8_946_589_696 * 2
     assert grown_kib < 500 * 1024
+
+
+@pytest.mark.parametrize(("bits", "of_each"), [(4, 0.5 + 1 / BLOCK), (8, 1 + 4 / HIDDEN)])
+def test_packed_weights_are_counted_packed(bits: int, of_each: float) -> None:
+    packed = predict(load_in_4bit=bits == 4, load_in_8bit=bits == 8)
+    linear = LAYERS * sum(i * o for i, o in LINEAR_SHAPES)
+    assert packed.quantized is not None
+    assert (packed.quantized.layers, packed.quantized.weights) == (LAYERS * len(LINEAR_SHAPES), linear)
+    assert packed.quantized.stored_bytes == pytest.approx(linear * of_each, rel=0.05)
+    assert packed.breakdown["weights"] == (WEIGHTS - linear) * 4 + packed.quantized.stored_bytes
+
+
+@pytest.mark.parametrize(("optim", "of_each"), [("paged_adamw_32bit", 8), ("adamw_8bit", 2), ("adafactor", 0.07)])
+def test_the_optimizer_that_will_train_is_the_one_that_is_counted(optim: str, of_each: float) -> None:
+    wide = predict(lora_r=256, lora_target_modules="all-linear", optim=optim)
+    adapter = LAYERS * sum(256 * (i + o) for i, o in LINEAR_SHAPES)
+    assert wide.breakdown["optimizer"] == pytest.approx(adapter * of_each, rel=0.2)
+
+
+def test_dora_needs_more_than_lora(queries_only: MemoryPrediction) -> None:
+    assert predict(use_dora=True).peak_bytes > queries_only.peak_bytes
+
+
+def test_a_configuration_that_cannot_be_built_is_an_error_that_says_where_to_look() -> None:
+    with pytest.raises(ModelError, match=r"transformers cannot build it .* Look at rope_scaling"):
+        predict(config=small_llama(rope_parameters={"rope_type": "nonsense", "rope_theta": 1e4}))

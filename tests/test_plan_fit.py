@@ -38,6 +38,46 @@ def test_length_is_cut_last_of_all_and_no_further_than_needed() -> None:
     assert changed(100 + 130)["max_length"] == 128
 
 
+def packed_predict(config: PlanKeys, limit: int) -> int:
+    """Weights of 160 bytes, 80 in 8 bits and 40 in 4, and one byte for each token of a micro-batch."""
+    return {None: 160, 8: 80, 4: 40}[config.bits] + config.per_device_train_batch_size * limit
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (160 + 200, {}),
+        (80 + 200, {"load_in_8bit": True}),
+        (40 + 200, {"load_in_4bit": True}),
+        (40 + 199, {"load_in_4bit": True, "max_length": 192}),
+    ],
+)
+def test_fewer_bits_come_before_shorter_rows_and_eight_before_four(budget: int, expected: dict[str, object]) -> None:
+    fit = find_fit(CONFIG, packed_predict, budget, longest=200)
+    assert fit is not None
+    found = {change["key"]: change["to"] for change in fit.changes}
+    assert {key: found[key] for key in ("load_in_8bit", "load_in_4bit", "max_length") if key in found} == expected
+    assert fit.peak_bytes <= budget
+
+
+def test_what_the_changes_cost_is_said() -> None:
+    prices = []
+    for budget in (160 + 200, 80 + 200, 40 + 199):
+        fit = find_fit(CONFIG, packed_predict, budget, longest=200)
+        assert fit is not None
+        prices.append(fit.price)
+    assert prices[0] == ", and the same is learned"
+    assert "fewer bits" in prices[1]
+    assert "longer rows would then be cut" in prices[2]
+
+
+def test_a_base_with_dora_is_not_packed() -> None:
+    fit = find_fit(CONFIG.model_copy(update={"use_dora": True}), packed_predict, 160 + 128, longest=200)
+    assert fit is not None
+    assert {change["key"] for change in fit.changes} >= {"max_length"}
+    assert not {change["key"] for change in fit.changes} & {"load_in_8bit", "load_in_4bit"}
+
+
 def test_nothing_is_proposed_where_nothing_fits() -> None:
     assert find_fit(CONFIG, predict, 120, longest=200) is None
 

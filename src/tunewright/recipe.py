@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
 from tunewright.errors import RecipeError
 
@@ -41,6 +51,12 @@ ALIASES = {
     "r": "lora_r",
     "lora_target": "lora_target_modules",
     "target_modules": "lora_target_modules",
+    "lora_modules_to_save": "modules_to_save",
+    "lora_bias": "bias",
+    "load_4bit": "load_in_4bit",
+    "load_8bit": "load_in_8bit",
+    "optimizer": "optim",
+    "train_type": "finetuning_type",
     "lr": "learning_rate",
     "lr_scheduler": "lr_scheduler_type",
     "epochs": "num_train_epochs",
@@ -66,6 +82,12 @@ def _unique(names: list[str]) -> list[str]:
 
 Names = Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_unique)]
 Check = Literal["gate", "warn", "off"]
+Bits = Literal[4, 8]
+SchedulerType = Literal[
+    "linear", "cosine", "cosine_with_min_lr", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"
+]
+SCHEDULER_SETTINGS = {"polynomial": {"power", "lr_end"}, "cosine_with_min_lr": {"min_lr_rate"}}
+Optimizer = Literal["adamw_torch", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor"]
 HUB_DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[^:]+)?(:.+)?")
 Column = Literal[
     "messages", "prompt", "input", "completion", "reasoning", "system", "tools", "history", "chosen", "rejected",
@@ -118,9 +140,23 @@ class TrainKeys(ModelKeys):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     lora_target_modules: str | list[str] = Field("all-linear", description="`all-linear`, or module names.")
     use_rslora: bool = False
+    use_dora: bool = Field(False, description="DoRA: learn the length of each output apart from its direction.")
+    modules_to_save: Names | None = Field(None, description="Modules that are trained whole and kept in the adapter.")
+    bias: Literal["none", "all", "lora_only"] = Field("none", description="Which biases are trained.")
+    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = Field(
+        True, description="How A and B begin; only ways that leave the base as it is."
+    )
+    rank_pattern: dict[str, PositiveInt] = Field({}, description="Other ranks for modules, by name or expression.")
+    alpha_pattern: dict[str, PositiveFloat] = Field({}, description="Other alphas for modules, likewise.")
+    load_in_4bit: bool = Field(False, description="Keep the base in 4 bits (NF4, double quantization) in training.")
+    load_in_8bit: bool = Field(False, description="Keep the base in 8 bits in training.")
     learning_rate: float = Field(2e-4, gt=0)
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "cosine"
+    lr_scheduler_type: SchedulerType = "cosine"
+    lr_scheduler_kwargs: dict[str, float] = Field(
+        {}, description="`power` and `lr_end` of polynomial, `min_lr_rate` of cosine_with_min_lr."
+    )
     warmup_ratio: float = Field(0.05, ge=0, le=1)
+    optim: Optimizer = Field("adamw_torch", description="The optimizer; 8-bit and paged ones are bitsandbytes'.")
     weight_decay: float = Field(0.0, ge=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -135,16 +171,49 @@ class TrainKeys(ModelKeys):
         "auto", description="How rows lie in a micro-batch; default: the cheapest that is exact."
     )
     bf16: bool | None = Field(None, description="Compute in bfloat16; default: where the GPU has it.")
+    fp16: bool | None = Field(None, description="Compute in float16; default: on a GPU without bfloat16.")
+    finetuning_type: Literal["lora"] = Field("lora", description="What is trained: an adapter.")
+    report_to: Names = Field([], description="Trackers of accelerate: `tensorboard`, `wandb`, `mlflow`, `trackio`, …")
     eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; default: four per run.")
     save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; default: eight per run.")
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="Evaluations without a lower held-out loss after which training ends."
+    )
+    load_best_model_at_end: bool | None = Field(
+        None, description="Keep the weights with the lowest held-out loss; default: where training may stop early."
+    )
     sample_prompts: int = Field(2, ge=0, description="Held-out prompts answered at each evaluation.")
     canaries: int = Field(8, ge=1, description="Held-out conversations recorded for `verify`.")
     canary_tokens: int = Field(64, ge=8, description="Longest recorded answer of a canary.")
     seed: int = Field(42, ge=0)
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.load_in_4bit and self.load_in_8bit:
+            raise ValueError("load_in_4bit: load_in_8bit is set too; keep one of them")
+        if self.bf16 and self.fp16:
+            raise ValueError("fp16: bf16 is set too; keep one of them")
+        if self.use_dora and self.bits:
+            raise ValueError("use_dora: it needs a base that is not quantized; leave load_in_4bit and load_in_8bit out")
+        if unknown := set(self.lr_scheduler_kwargs) - SCHEDULER_SETTINGS.get(self.lr_scheduler_type, set()):
+            raise ValueError(f"lr_scheduler_kwargs: {self.lr_scheduler_type} has no setting {min(unknown)!r}")
+        return self
+
     @property
     def effective_batch_size(self) -> int:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def bits(self) -> Bits | None:
+        """The bits in which the base is kept for training; None where it is not quantized."""
+        return 4 if self.load_in_4bit else 8 if self.load_in_8bit else None
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights with the lowest held-out loss are kept, not the last ones."""
+        if self.load_best_model_at_end is None:
+            return self.early_stopping_patience is not None
+        return self.load_best_model_at_end
 
 
 class PlanKeys(TrainKeys):

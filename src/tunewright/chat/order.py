@@ -10,6 +10,8 @@ import numpy as np
 from tunewright.chat.rows import TokenRow
 from tunewright.recipe import TrainKeys
 
+UNWARMED_STEPS = 10_000  # What transformers' inverse square root takes where there is no warm-up.
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -59,13 +61,27 @@ def split_by_length(rows: Sequence[TokenRow], size: int) -> list[list[TokenRow]]
 
 
 def learning_rate_factor(config: TrainKeys, step: int, steps: int) -> float:
-    """What `learning_rate` is multiplied by at `step` (from 0): linear warm-up, then the chosen decay to zero."""
-    warmup = round(config.warmup_ratio * steps)
+    """What `learning_rate` is multiplied by at `step` (from 0): linear warm-up, then what the schedule says.
+
+    The schedules are those of transformers, of which `constant` alone has no warm-up; the first step is never lost at a
+    rate of zero.
+    """
+    kind = config.lr_scheduler_type
+    warmup = 0 if kind == "constant" else round(config.warmup_ratio * steps)
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(steps - warmup, 1)
-    if config.lr_scheduler_type == "linear":
-        return 1 - progress
-    if config.lr_scheduler_type == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * progress))
-    return 1.0
+    if kind == "inverse_sqrt":
+        return math.sqrt(warmup / step if warmup else UNWARMED_STEPS / (step + UNWARMED_STEPS))
+    if kind in ("constant", "constant_with_warmup"):
+        return 1.0
+    return _decay(config, (step - warmup) / max(steps - warmup, 1))
+
+
+def _decay(config: TrainKeys, progress: float) -> float:
+    """The factor after a share `progress` of the steps behind the warm-up."""
+    settings = config.lr_scheduler_kwargs
+    if config.lr_scheduler_type in ("linear", "polynomial"):
+        end = settings.get("lr_end", 0.0) / config.learning_rate
+        return float(end + (1 - end) * (1 - progress) ** settings.get("power", 1.0))
+    least = settings.get("min_lr_rate", 0.1) if config.lr_scheduler_type == "cosine_with_min_lr" else 0.0
+    return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * progress))

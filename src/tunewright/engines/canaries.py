@@ -1,7 +1,9 @@
 """Canaries: what the trained model said while it was still in memory, and how another engine compares with it.
 
 A canary is a held-out conversation with the trained model's own prompt ids, its greedy answer, and the likeliest next
-tokens at each position of that answer. Every later artifact has to reproduce it.
+tokens at each position of that answer. Every later artifact has to reproduce it. Where the base was packed in fewer
+bits for training, the trained model's canaries are `QUANTIZED_CANARIES`, which the adapter alone has to reproduce; the
+later artifacts are held to those of the same adapter over the base as it is stored.
 """
 
 import math
@@ -12,6 +14,8 @@ from typing import Any
 from tunewright.chat.prompt import Prompt, prompt_from_json
 from tunewright.engines.interface import Engine, TextEngine, TopLogprobs
 
+CANARIES = "canaries.json"
+QUANTIZED_CANARIES = "canaries_quantized.json"
 CLEAR_LEAD = math.log(1.5)
 CANARY_BATCH = 8  # The same wherever canaries are answered: padding can turn the last bit of a near tie.
 TOP_K = 32

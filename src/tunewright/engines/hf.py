@@ -10,7 +10,7 @@ from tunewright.chat.prompt import Prompt
 from tunewright.chat.supervise import Supervisor
 from tunewright.chat.template import ChatTemplate, chat_template_of
 from tunewright.engines.interface import TopLogprobs
-from tunewright.models.base import compute_device, load_model, load_tokenizer, stop_token_ids
+from tunewright.models.base import load_model, load_tokenizer, stop_token_ids, whole_device
 
 SHORTEST_PREFIX = 16
 
@@ -135,6 +135,6 @@ def open_hf_engine(
         dtype: of the weights in memory; default: `inference_dtype` of the device.
         template: takes the place of the checkpoint's own.
     """
-    device = compute_device()
+    device = whole_device(path)
     model = load_model(path, dtype or inference_dtype(device), device)
     return HFEngine(model, open_supervisor(path, name, template), name, batch_size)

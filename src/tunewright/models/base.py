@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tunewright.artifacts import sha256_of_file, sha256_of_json, write_json
 from tunewright.errors import ArtifactError, EnvironmentLackError, ModelError, ModelNotFoundError, RecipeError
 from tunewright.events import Events
-from tunewright.recipe import ModelKeys
+from tunewright.recipe import Bits, ModelKeys
 from tunewright.wheels import cache_directory
 
 IDENTITY_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
@@ -75,6 +75,9 @@ def _fetch_from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
+        settings = Path(snapshot_download(name, revision=revision, allow_patterns=["*.json"]))
+        if (settings / "config.json").is_file():
+            _validate_config(settings)
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(IDENTITY_PATTERNS)))
     except GatedRepoError:
         raise ModelNotFoundError(
@@ -101,6 +104,11 @@ def _validate_checkpoint(name: str, path: Path) -> None:
             expected="*.safetensors",
             mend="Convert the checkpoint first; weights in pickle files are not loaded.",
         )
+    _validate_config(path)
+
+
+def _validate_config(path: Path) -> None:
+    """Raise `ModelError` if `config.json` says what training cannot work with; weights need not be there yet."""
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
@@ -110,6 +118,29 @@ def _validate_checkpoint(name: str, path: Path) -> None:
             expected="the 16-bit original",
             mend="Name the original checkpoint: merging into a quantized base damages it.",
         )
+    for section in (config, config.get("text_config") or {}):
+        _validate_rope(f"{path}/config.json", section.get("rope_scaling"))
+
+
+def _validate_rope(where: str, scaling: Any) -> None:
+    """Raise `ModelError` if `rope_scaling` does not say of which kind it is; older files call the kind `type`."""
+    if scaling is None:
+        return
+    stated = scaling if isinstance(scaling, dict) else {}
+    kinds = {str(stated[key]) for key in ("rope_type", "type") if key in stated}
+    if len(kinds) != 1 and not _is_by_layer(stated):
+        found = " and ".join(sorted(kinds)) or "none"
+        raise ModelError(
+            where,
+            f"rope_scaling names not one kind but {found}",
+            expected='one, such as {"rope_type": "linear", "factor": 2.0}',
+            mend="Correct it as the model's page says, or set it to null where the context was never stretched.",
+        )
+
+
+def _is_by_layer(scaling: dict[str, Any]) -> bool:
+    """Whether each kind of layer has settings of its own."""
+    return bool(scaling) and all(isinstance(each, dict) for each in scaling.values())
 
 
 def identity_files(path: Path) -> dict[str, str]:
@@ -130,6 +161,21 @@ def _cached_sha256(path: Path) -> str:
     return digest
 
 
+def load_config(path: Path) -> Any:
+    """The configuration of a checkpoint directory.
+
+    Raises:
+        ModelError: transformers does not take it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(path), local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"{path}/config.json", f"transformers does not take it ({reason})") from None
+
+
 def load_tokenizer(path: Path) -> Any:
     """The fast tokenizer of a checkpoint directory."""
     from transformers import AutoTokenizer
@@ -142,8 +188,13 @@ def load_tokenizer(path: Path) -> Any:
     return tokenizer
 
 
-def load_model(path: Path, dtype: Any, device: str = "cpu", trust_remote_code: bool = False) -> Any:
+def load_model(
+    path: Path, dtype: Any, device: str = "cpu", trust_remote_code: bool = False, bits: Bits | None = None
+) -> Any:
     """The causal language model of a checkpoint directory, every weight in `dtype` (a torch dtype).
+
+    Args:
+        bits: of the linear layers, where they are to be packed while loading; they compute in `dtype`.
 
     Raises:
         ModelError: the checkpoint cannot be loaded, or weights are missing, or it came out in another dtype.
@@ -152,7 +203,10 @@ def load_model(path: Path, dtype: Any, device: str = "cpu", trust_remote_code: b
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
+    from tunewright.models.quantized import compute_unpacked, quantization_config, validate_quantized
+
     logging.disable_progress_bar()
+    packing = {"quantization_config": quantization_config(bits, dtype), "device_map": {"": device}} if bits else {}
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path),
@@ -162,6 +216,7 @@ def load_model(path: Path, dtype: Any, device: str = "cpu", trust_remote_code: b
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **packing,
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(str(path), f"the model does not load ({str(error).splitlines()[0]})") from None
@@ -172,10 +227,13 @@ def load_model(path: Path, dtype: Any, device: str = "cpu", trust_remote_code: b
             f"weights are missing or have other shapes: {[*missing, *info['mismatched_keys']][:5]}",
             mend="The directory and its config.json do not belong together; fetch the base again.",
         )
-    wrong = {str(parameter.dtype) for parameter in model.parameters() if parameter.dtype != dtype}
-    if wrong:
-        raise ModelError(str(path), f"weights came out in {', '.join(sorted(wrong))}", expected=str(dtype))
-    return model.to(device).eval()
+    if bits:
+        validate_quantized(str(path), model, bits)
+        compute_unpacked(model, dtype)
+    found = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point() or not bits}
+    if wrong := sorted(str(other) for other in found - {dtype}):
+        raise ModelError(str(path), f"weights came out in {', '.join(wrong)}", expected=str(dtype))
+    return (model if bits else model.to(device)).eval()
 
 
 @contextmanager
@@ -204,6 +262,14 @@ def with_adapter(model: Any, lora: Any, **options: Any) -> Any:
         ) from None
 
 
+def load_adapted(base: Path, adapter: Path, dtype: Any, device: str, bits: Bits | None = None) -> Any:
+    """The base of a directory with the adapter of another beside it, as peft loads it from disk."""
+    from peft import PeftModel
+
+    with peft_warnings_silenced():
+        return PeftModel.from_pretrained(load_model(base, dtype, device, bits=bits), str(adapter)).eval()
+
+
 def stop_token_ids(path: Path, tokenizer: Any) -> frozenset[int]:
     """The ids on which generation stops: those of `generation_config.json` and the tokenizer's EOS.
 
@@ -230,6 +296,14 @@ def compute_device() -> Literal["cpu", "cuda"]:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def whole_device(path: Path) -> Literal["cpu", "cuda"]:
+    """`cuda` where a GPU has room for a checkpoint's 16-bit weights and a fifth more, else `cpu`."""
+    import torch
+
+    stored = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return "cuda" if torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > 1.2 * stored else "cpu"
 
 
 def validate_same_base(base: Base, recorded: dict[str, str]) -> None:

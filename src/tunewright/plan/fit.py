@@ -1,8 +1,8 @@
 """The cheapest change of a recipe that makes its step fit into the memory there is.
 
 In: the recipe, what a step of a changed recipe would take, and the budget. Out: the changes, cheapest first kind first:
-smaller micro-batches (a few percent of speed), then checkpointing (a third), and only then shorter rows. Always: the
-effective batch stays as it was asked for, so that the same is learned.
+smaller micro-batches (a few percent of speed), then checkpointing (a third), then a base in 8 and in 4 bits (some of
+what it knows), and only then shorter rows. Always: the effective batch stays as it was asked for.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,17 +33,35 @@ class Fit:
         """The changes as they are written on a command line."""
         return " ".join(f"-o {change['key']}={str(change['to']).lower()}" for change in self.changes)
 
+    @property
+    def price(self) -> str:
+        """What the changes cost beside speed, as the end of a sentence."""
+        keys = {change["key"] for change in self.changes if change["to"]}
+        if "max_length" in keys:
+            return "; longer rows would then be cut"
+        if keys & {"load_in_8bit", "load_in_4bit"}:
+            return "; the adapter is then learned on a base of fewer bits"
+        return ", and the same is learned"
+
 
 def find_fit(config: PlanKeys, predict: Predict, budget_bytes: int, longest: int) -> Fit | None:
     """The first of the changes, from cheap to dear, that fits; None where none does."""
-    for checkpointing in dict.fromkeys((config.gradient_checkpointing, True)):
-        candidates = list(with_micro_batches(config, checkpointing))
-        if predict(candidates[-1], longest) > budget_bytes:
-            continue
-        for candidate in candidates:
-            if (peak := predict(candidate, longest)) <= budget_bytes:
-                return Fit(changes_between(config, candidate), peak)
+    for packed in with_fewer_bits(config):
+        for checkpointing in dict.fromkeys((config.gradient_checkpointing, True)):
+            candidates = list(with_micro_batches(packed, checkpointing))
+            if predict(candidates[-1], longest) > budget_bytes:
+                continue
+            for candidate in candidates:
+                if (peak := predict(candidate, longest)) <= budget_bytes:
+                    return Fit(changes_between(config, candidate), peak)
     return shorter(config, predict, budget_bytes, longest)
+
+
+def with_fewer_bits(config: PlanKeys) -> list[PlanKeys]:
+    """The recipe as it is, then with the base in 8 and in 4 bits, as far as these are fewer; DoRA needs it whole."""
+    fewer = [] if config.use_dora else [bits for bits in (8, 4) if bits < (config.bits or 16)]
+    packed = [{"load_in_8bit": bits == 8, "load_in_4bit": bits == 4} for bits in fewer]
+    return [config, *(config.model_copy(update=keys) for keys in packed)]
 
 
 def with_micro_batches(config: PlanKeys, checkpointing: bool) -> Iterator[PlanKeys]:
@@ -60,8 +78,8 @@ def with_micro_batches(config: PlanKeys, checkpointing: bool) -> Iterator[PlanKe
 
 
 def shorter(config: PlanKeys, predict: Predict, budget_bytes: int, longest: int) -> Fit | None:
-    """The longest rows that fit one by one with checkpointing, in steps of 64 tokens."""
-    smallest = list(with_micro_batches(config, checkpointing=True))[-1]
+    """The longest rows that fit one by one with checkpointing and the fewest bits, in steps of 64 tokens."""
+    smallest = list(with_micro_batches(with_fewer_bits(config)[-1], checkpointing=True))[-1]
     low, high = 0, longest // LENGTH_STEP
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,6 +1,6 @@
 """The peak memory of one LoRA training step, predicted without weights and without the device.
 
-In goes a model configuration, the dtypes, the LoRA shape and the rows of one step with their layout. The real
+In goes a model configuration, the dtypes, the recipe and the rows of one step with their layout. The real
 architecture is built on fake tensors (shape, dtype and device, but no data), the step that training makes is run on
 them by the same code, with the optimizer state in place, and every storage is counted from the operation that makes it
 to the moment that Python or autograd lets go of it. Out comes the highest sum, and what it was made of.
@@ -22,13 +22,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensorMode,
     UnsupportedFakeTensorException,
     UnsupportedOperatorException,
+    unset_fake_temporarily,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -39,6 +39,17 @@ from tunewright.errors import ModelError
 from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import Kind, Layout
 from tunewright.models.base import with_adapter
+from tunewright.models.lora import lora_config
+from tunewright.models.optimizer import open_optimizer
+from tunewright.models.quantized import (
+    QuantizedWeights,
+    count_quantized,
+    outline_quantized,
+    pack_without_data,
+    packed_tensors,
+    quantized_layers,
+)
+from tunewright.recipe import TrainKeys
 
 Device = Literal["cpu", "cuda"]
 PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits")
@@ -74,12 +85,14 @@ class MemoryPrediction:
             optimizer are exact sizes; activations take everything else, buffers and the allocator's rounding too.
         seconds_to_trace: how long the prediction took.
         traced_device: whose kernels were traced: `cpu` stands in for `cuda` on a machine without CUDA.
+        quantized: what of the base is kept in fewer bits; None where nothing is.
     """
 
     peak_bytes: int
     breakdown: dict[str, int]
     seconds_to_trace: float
     traced_device: Device = "cpu"
+    quantized: QuantizedWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -164,27 +177,23 @@ class StorageLog(TorchDispatchMode):
 
 def predict_peak_bytes(
     config: PretrainedConfig,
+    keys: TrainKeys,
     *,
-    lora_r: int,
-    lora_target_modules: str | list[str],
     base_dtype: torch.dtype,
     compute_dtype: torch.dtype,
     adapter_dtype: torch.dtype = torch.float32,
     step: Step,
-    gradient_checkpointing: bool,
     device: Device = "cpu",
 ) -> MemoryPrediction:
-    """The peak memory of one step `forward, backward, clip_grad_norm_, AdamW` of a LoRA on a frozen base.
+    """The peak memory of one step `forward, backward, clip_grad_norm_, optimizer` of a LoRA on a frozen base.
 
     Args:
         config: the base's configuration; it is not changed.
-        lora_r: the rank of the adapter.
-        lora_target_modules: what PEFT takes: `all-linear`, a regular expression, or names of modules.
+        keys: the recipe: the adapter's shape, the optimizer, checkpointing (`use_reentrant=False`), the base's bits.
         base_dtype: the dtype in which the frozen weights are held.
         compute_dtype: the dtype of autocast if it differs from `base_dtype`; the same dtype means no autocast.
         adapter_dtype: the dtype of the adapter, its gradients and its optimizer state.
         step: the rows and their layout.
-        gradient_checkpointing: recompute each layer's activations in the backward pass (`use_reentrant=False`).
         device: where the step will run. Without CUDA here, the CPU's kernels stand in for those of `cuda`: autograd in
             torch needs a driver for `cuda` tensors, fake ones too. Both devices have attention that keeps no scores,
             but float32 attention with grouped heads and no mask may keep them on `cuda` alone.
@@ -198,15 +207,17 @@ def predict_peak_bytes(
     vocab_size = config.get_text_config().vocab_size
     log = StorageLog(vocab_size)
     try:
-        model = _meta_lora_model(config, lora_r, lora_target_modules, base_dtype)
+        model = _meta_lora_model(config, keys, base_dtype)
         with FakeTensorMode(allow_non_fake_inputs=True), _unpacked_positions():
+            if keys.bits:
+                pack_without_data(model, base_dtype, traced)
             _make_fake(model, adapter_dtype, traced)
-            if gradient_checkpointing:
+            if keys.gradient_checkpointing:
                 model.activation_checkpointing_enable({"use_reentrant": False})
                 model.enable_input_require_grads()
             fuse_lora_layers(model)
             model.train()
-            optimizer = _optimizer_with_state(model, foreach=device == "cuda")
+            optimizer = _optimizer_with_state(model, keys, device)
             _label_parts(model, optimizer, log)
             layout = Layout(model, step.kind, traced, step.batch_size, step.budget, step.keeps_prefix)
             with log:
@@ -217,7 +228,8 @@ def predict_peak_bytes(
             f"its memory cannot be predicted ({type(error).__name__}: {error})",
             "a causal language model whose operators do not depend on the data",
         ) from error
-    return MemoryPrediction(log.peak_bytes, log.breakdown(), time.perf_counter() - start, traced)
+    quantized = count_quantized(model) if keys.bits else None
+    return MemoryPrediction(log.peak_bytes, log.breakdown(), time.perf_counter() - start, traced, quantized)
 
 
 _UNTRACEABLE = (
@@ -228,14 +240,25 @@ _UNTRACEABLE = (
 )
 
 
-def _meta_lora_model(
-    config: PretrainedConfig, lora_r: int, lora_target_modules: str | list[str], base_dtype: torch.dtype
-) -> Any:
+def _meta_lora_model(config: PretrainedConfig, keys: TrainKeys, base_dtype: torch.dtype) -> Any:
     """The base with its adapter, all parameters and buffers on the meta device."""
-    lora = LoraConfig(r=lora_r, target_modules=lora_target_modules, lora_dropout=0.0, init_lora_weights=False)
+    lora = lora_config(keys, lora_dropout=0.0, init_lora_weights=False)
     with torch.device("meta"):
-        base = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=base_dtype)
+        base = _meta_base(config, base_dtype)
+        if keys.bits:
+            outline_quantized(base, keys.bits, base_dtype)
         return with_adapter(base, lora, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
+
+
+def _meta_base(config: PretrainedConfig, dtype: torch.dtype) -> Any:
+    try:
+        return AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=dtype)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelError(
+            f"model type {config.model_type!r}",
+            f"transformers cannot build it as its config.json says ({type(error).__name__}: {error})",
+            mend="Look at rope_scaling and the sizes in config.json, or fetch the base again.",
+        ) from error
 
 
 def _make_fake(model: Any, adapter_dtype: torch.dtype, device: Device) -> None:
@@ -243,7 +266,8 @@ def _make_fake(model: Any, adapter_dtype: torch.dtype, device: Device) -> None:
 
     Building on fake tensors at once would draw random weights, which needs the device itself.
     """
-    fakes: dict[torch.Tensor, torch.Tensor] = {}
+    packed = {layer.weight for layer in quantized_layers(model)}
+    fakes: dict[torch.Tensor, torch.Tensor] = {weight: weight for weight in packed}
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter not in fakes:
@@ -256,13 +280,14 @@ def _make_fake(model: Any, adapter_dtype: torch.dtype, device: Device) -> None:
                 module._buffers[name] = torch.empty_like(buffer, device=device)
 
 
-def _optimizer_with_state(model: Any, foreach: bool) -> torch.optim.Optimizer:
-    """AdamW as it stands from the second step on, when its state is there while the activations are.
+def _optimizer_with_state(model: Any, keys: TrainKeys, device: Device) -> torch.optim.Optimizer:
+    """The optimizer as it stands from the second step on, when its state is there while the activations are.
 
     Left to itself torch would take the for-loop for tensors that are not plain, and so for fake ones.
     """
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trainable, lr=1e-4, foreach=foreach)
+    with unset_fake_temporarily():  # bitsandbytes computes its tables of values when it is opened.
+        optimizer = open_optimizer(keys, trainable, "cpu", foreach=device == "cuda")
     for parameter in trainable:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -276,11 +301,15 @@ def _label_parts(model: Any, optimizer: torch.optim.Optimizer, log: StorageLog) 
         log.label(parameter, "adapter" if parameter.requires_grad else "weights")
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda p: log.label(p.grad, "gradients"))
+    for layer in quantized_layers(model):
+        for tensor in packed_tensors(layer):
+            log.label(tensor, "weights")
     for buffer in model.buffers():
         log.record(buffer)
     for state in optimizer.state.values():
-        for tensor in state.values():
-            log.label(tensor, "optimizer")
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                log.label(value, "optimizer")
 
 
 def _run_step(

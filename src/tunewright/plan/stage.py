@@ -20,7 +20,7 @@ from tunewright.events import Events
 from tunewright.evidence import Evidence, fact, failed
 from tunewright.layouts.layout import LAYOUT_FAILURES
 from tunewright.layouts.packing import plan_packs
-from tunewright.models.base import compute_device, find_base
+from tunewright.models.base import compute_device, find_base, load_config
 from tunewright.models.tensors import CheckpointTensors
 from tunewright.plan.fit import Fit, find_fit
 from tunewright.plan.layout import PlannedLayout, choose_layout
@@ -38,10 +38,9 @@ def inputs(config: PlanKeys) -> dict[str, str]:
 
 def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
     import torch
-    from transformers import AutoConfig
 
     base = find_base(config, events)
-    base_config = AutoConfig.from_pretrained(str(base.path), local_files_only=True)
+    base_config = load_config(base.path)
     device = compute_device()
     dtype = choose_dtype(config, device)
     rows = TokenRows(run / "tokens" / "train.safetensors")
@@ -54,12 +53,10 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
             planned = replace(choose_layout(changed, base_config, rows), kind=layout.kind)
         return predict_peak_bytes(
             base_config,
-            lora_r=config.lora_r,
-            lora_target_modules=config.lora_target_modules,
+            changed,
             base_dtype=getattr(torch, dtype),
             compute_dtype=getattr(torch, dtype),
             step=largest_step(changed, rows, planned, limit),
-            gradient_checkpointing=changed.gradient_checkpointing,
             device=device,
         )
 
@@ -87,6 +84,8 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
         "budget_bytes": budget,
         "fits": prediction.peak_bytes <= budget,
         "breakdown": prediction.breakdown,
+        "bits": config.bits,
+        "quantized": prediction.quantized.as_json() if prediction.quantized else None,
         "changes": [],
         "dtype": dtype,
         "device": device,
@@ -103,11 +102,17 @@ def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> Stage
 
 
 def choose_dtype(config: PlanKeys, device: str) -> str:
+    """What the recipe asks for, else what the device is good at; the optimizer's side is float32 in any case."""
     import torch
 
-    if config.bf16 is None:
-        return "bfloat16" if device == "cuda" and torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if config.bf16 else "float32"
+    if config.fp16 and device == "cpu":
+        raise RecipeError("fp16", "float16 needs a GPU", mend="Leave it out: a CPU computes in float32.")
+    if config.fp16 or config.bf16:
+        return "float16" if config.fp16 else "bfloat16"
+    if device == "cpu" or config.bf16 is False:
+        return "float32"
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_bfloat16 else "float32" if config.fp16 is False else "float16"
 
 
 def largest_step(config: PlanKeys, rows: TokenRows, layout: PlannedLayout, limit: int) -> Step:
@@ -189,9 +194,7 @@ def check_plan(plan: dict[str, Any], fit: Fit | None) -> list[Evidence]:
     if plan["fits"]:
         fits = Evidence("memory_fits", peak, f"<= {budget}", "pass", detail)
     elif fit:
-        mend = f" With {fit.options} it takes {fit.peak_bytes / 2**30:.2f} GiB, and the same is learned."
-        if fit.changes[-1]["key"] == "max_length":
-            mend = mend.replace(", and the same is learned", "; longer rows would then be cut")
+        mend = f" With {fit.options} it takes {fit.peak_bytes / 2**30:.2f} GiB{fit.price}."
         fits = failed("memory_fits", peak, f"<= {budget}", detail + mend)
     else:
         fits = failed("memory_fits", peak, f"<= {budget}", f"{detail} No change of the recipe makes it fit.")

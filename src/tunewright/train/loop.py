@@ -2,6 +2,8 @@
 
 The loss of a step is the mean cross-entropy over the supervised tokens of the whole step, however many micro-batches it
 takes. Every random number is seeded by the step, so that a resumed run computes what an undisturbed one would have.
+In float16 the loss is multiplied by a power of two, so that small gradients do not vanish; where large ones overflow,
+the step is done again with half of it, and no step is lost.
 """
 
 import math
@@ -19,16 +21,25 @@ from tunewright.chat.order import Schedule, learning_rate_factor, plan_schedule
 from tunewright.chat.prompt import Prompt
 from tunewright.chat.rows import TokenRow, TokenRows
 from tunewright.engines.hf import HFEngine
-from tunewright.errors import TrainingError
+from tunewright.errors import RecipeError, TrainingError
 from tunewright.events import Events
 from tunewright.layouts.layout import Layout
+from tunewright.models.optimizer import open_optimizer
 from tunewright.parallel import interrupts_deferred
 from tunewright.recipe import TrainKeys
-from tunewright.train.checkpoints import TrainingLog, resume_from_checkpoint, write_checkpoint
+from tunewright.train.checkpoints import (
+    TrainingLog,
+    keep_best,
+    restore_best,
+    resume_from_checkpoint,
+    write_checkpoint,
+)
 
 EVALUATIONS_PER_RUN = 4
 CHECKPOINTS_PER_RUN = 8
 SAMPLE_TOKENS = 128
+FIRST_LOSS_SCALE, LEAST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2.0, 2000
+TRACKED = ("loss", "learning_rate", "grad_norm", "epoch", "supervised_tokens", "tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -91,14 +102,9 @@ class Trainer:
         self.events = events
         self.schedule: Schedule = plan_schedule(config, len(train))
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(config.adam_beta1, config.adam_beta2),
-            eps=config.adam_epsilon,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = open_optimizer(config, self.parameters, torch.device(layout.device).type)
         self.log = TrainingLog()
+        self.loss_scale = FIRST_LOSS_SCALE if model.dtype == torch.float16 else 1.0
         self.tokens_per_second = 0.0
         self.splits = 0
 
@@ -113,41 +119,69 @@ class Trainer:
 
         Raises:
             TrainingError: the loss or the gradient is not finite.
+            RecipeError: the best weights are asked for, and there are no held-out rows to tell them by.
         """
+        if self.config.keeps_best and not len(self.evaluation):
+            raise RecipeError(
+                "early_stopping_patience, load_best_model_at_end",
+                "there are no held-out rows to measure",
+                mend="Set eval_rows or eval_data, or leave these keys out.",
+            )
         first, self.log = resume_from_checkpoint(checkpoints, key, self.model, self.optimizer)
         steps = self.schedule.steps
         if first:
             self.events.note(f"Going on from the checkpoint after step {first} of {steps}.")
         eval_every = self.config.eval_steps or math.ceil(steps / EVALUATIONS_PER_RUN)
         save_every = self.config.save_steps or math.ceil(steps / CHECKPOINTS_PER_RUN)
-        if first == 0 or (first % eval_every == 0 and self.log.evaluations[-1]["step"] != first):
-            self.evaluate(first)
+        if first in (0, steps) or first % eval_every == 0:
+            self.evaluate_once(first, checkpoints)
         progress = self.events.progress("steps", steps, first)
         started, tokens = time.monotonic(), 0
         for step in range(first, steps):
+            if self.has_stopped_improving():
+                self.events.note(f"The held-out loss has stopped falling: training ends after step {step} of {steps}.")
+                break
             done = step + 1
             try:
                 with interrupts_deferred():
                     tokens += self.take_step(step)
                     self.tokens_per_second = round(tokens / (time.monotonic() - started), 1)
-                    self.events.emit("metric", **self.log.steps[-1], tokens_per_second=self.tokens_per_second)
+                    entry = {**self.log.steps[-1], "tokens_per_second": self.tokens_per_second}
+                    self.events.emit("metric", **entry)
+                    self.track(done, entry, TRACKED)
             except KeyboardInterrupt:
                 write_checkpoint(checkpoints, done, key, self.model, self.optimizer, self.log)
                 raise
             if done % eval_every == 0 or done == steps:
-                self.evaluate(done)
+                self.evaluate_once(done, checkpoints)
             if done % save_every == 0 or done == steps:
                 write_checkpoint(checkpoints, done, key, self.model, self.optimizer, self.log)
             progress.advance()
+        if self.config.keeps_best:
+            restore_best(checkpoints, self.model)
+            self.log.kept = self.log.best
+            self.events.note(f"The weights after step {self.log.kept_evaluation['step']} are the best and are kept.")
         return self.log
+
+    def has_stopped_improving(self) -> bool:
+        """Whether as many evaluations as the recipe has patience for have passed since the best one."""
+        patience = self.config.early_stopping_patience
+        return patience is not None and len(self.log.evaluations) - 1 - self.log.best >= patience
+
+    def evaluate_once(self, step: int, checkpoints: Path) -> None:
+        """Evaluate after `step` steps, unless that has been done, and keep the weights if they are the best so far."""
+        if self.log.evaluations and self.log.evaluations[-1]["step"] == step:
+            return
+        self.evaluate(step)
+        if self.config.keeps_best and self.log.best == len(self.log.evaluations) - 1:
+            keep_best(checkpoints, self.model)
 
     def take_step(self, step: int) -> int:
         """One optimizer step; the number of tokens in its rows."""
         rows = [self.train[index] for index in self.schedule.rows_of_step(step)]
         supervised = sum(int(row.mask.sum()) for row in rows)
         self.model.train()
-        loss = self.loss_sum(rows, 1 / supervised, step) / supervised
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+        loss, norm = self.learn(rows, supervised, step)
         self.validate_finite(step, loss, norm)
         rate = self.config.learning_rate * learning_rate_factor(self.config, step, self.schedule.steps)
         for group in self.optimizer.param_groups:
@@ -162,9 +196,24 @@ class Trainer:
                 "learning_rate": rate,
                 "grad_norm": norm,
                 "supervised_tokens": supervised,
+                **({"loss_scale": self.loss_scale} if self.loss_scale != 1 else {}),
             }
         )
         return sum(len(row.ids) for row in rows)
+
+    def learn(self, rows: Sequence[TokenRow], supervised: int, step: int) -> tuple[float, float]:
+        """The gradients of the mean loss, clipped, in place; the loss, and the gradients' norm before clipping."""
+        if self.loss_scale != 1 and self.log.steps:
+            self.loss_scale = next_loss_scale([entry["loss_scale"] for entry in self.log.steps[-SCALE_GROWTH_STEPS:]])
+        while True:
+            loss = self.loss_sum(rows, self.loss_scale / supervised, step) / supervised
+            if self.loss_scale != 1:
+                torch._foreach_div_([each.grad for each in self.parameters if each.grad is not None], self.loss_scale)
+            norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
+            if math.isfinite(norm) or self.loss_scale <= LEAST_LOSS_SCALE or not math.isfinite(loss):
+                return loss, norm
+            self.optimizer.zero_grad(set_to_none=True)
+            self.loss_scale /= 2
 
     def loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
         """The summed loss of rows and, with `scale`, the gradients; see `Layout.loss_sums`.
@@ -223,10 +272,16 @@ class Trainer:
         entry: dict[str, Any] = {"step": step, "eval_loss": self.evaluation_loss(step), "samples": samples}
         self.log.evaluations.append(entry)
         self.events.emit("metric", step=step, eval_loss=entry["eval_loss"])
+        self.track(step, entry, ("eval_loss",))
         for sample in samples:
             self.events.emit("sample", step=step, **sample)
             if step and (fault := degeneration(sample)):
                 self.events.warning(f"After step {step} the answer to {sample['id']} is degenerate: {fault}.")
+
+    def track(self, step: int, entry: dict[str, Any], names: Sequence[str]) -> None:
+        """Give these figures to the trackers that the recipe names."""
+        if self.config.report_to:
+            self.accelerator.log({name: entry[name] for name in names if entry[name] is not None}, step=step)
 
     def evaluation_loss(self, step: int) -> float | None:
         """Mean cross-entropy over the supervised tokens of all held-out rows; None if there are none."""
@@ -235,6 +290,11 @@ class Trainer:
         rows = list(self.evaluation)
         supervised = sum(int(row.mask.sum()) for row in rows)
         return self.loss_sum(rows, None, step) / supervised
+
+
+def next_loss_scale(last: Sequence[float]) -> float:
+    """The scale of the next step: that of the last one, or twice that where it has held for long enough."""
+    return last[-1] * 2 if len(last) == SCALE_GROWTH_STEPS and len(set(last)) == 1 else last[-1]
 
 
 def degeneration(sample: dict[str, str]) -> str | None:

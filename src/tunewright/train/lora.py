@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tunewright.errors import TrainingError
 from tunewright.models.base import with_adapter
+from tunewright.models.lora import lora_config
 from tunewright.recipe import TrainKeys
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -20,19 +21,8 @@ def attach_adapter(model: Any, config: TrainKeys) -> Any:
     Raises:
         RecipeError: no module of the model has one of the names in `lora_target_modules`.
     """
-    from peft import LoraConfig
-
     torch.manual_seed(config.seed)
-    lora = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type,unused-ignore]
-        lora_dropout=config.lora_dropout,
-        target_modules=config.lora_target_modules,
-        use_rslora=config.use_rslora,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    return with_adapter(model, lora)
+    return with_adapter(model, lora_config(config))
 
 
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
@@ -57,7 +47,8 @@ def write_adapter(directory: Path, model: Any, base_name: str) -> None:
     config = model.peft_config["default"].to_dict()
     config["base_model_name_or_path"] = base_name
     config["inference_mode"] = True
-    config["target_modules"] = sorted(config["target_modules"])
+    if not isinstance(config["target_modules"], str):
+        config["target_modules"] = sorted(config["target_modules"])
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
     save_file(adapter_weights(model), directory / ADAPTER_FILE, metadata={"format": "pt"})

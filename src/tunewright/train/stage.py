@@ -2,17 +2,20 @@
 
 In: `tokens/`, `data/eval.jsonl`, `plan.json` and the base.
 Out, below `adapter/`: the adapter in peft's format, `training.json` (every step and evaluation), `canaries.json`,
-`base.json` (the hash of each of the base's files and tensors).
-Always: the same inputs give the same adapter bit by bit on the same machine, interrupted or not.
+`base.json` (the hash of each of the base's files and tensors); `canaries_quantized.json` where the base was packed.
+Always: the same inputs give the same adapter bit by bit on the same machine, interrupted or not. `canaries.json` is
+what the adapter says over the base as it is stored, which is what is merged and served.
 """
 
+import gc
 import importlib.metadata
+import importlib.util
 import math
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,21 +31,31 @@ from tunewright.chat.prompt import Prompt
 from tunewright.chat.rows import TokenRow, TokenRows
 from tunewright.chat.supervise import Supervisor
 from tunewright.chat.trained import trained_template
-from tunewright.engines.canaries import CANARY_BATCH, TOP_K, record_canaries
+from tunewright.engines.canaries import (
+    CANARIES,
+    CANARY_BATCH,
+    QUANTIZED_CANARIES,
+    TOP_K,
+    Canary,
+    record_canaries,
+)
 from tunewright.engines.hf import HFEngine, open_supervisor
-from tunewright.errors import RenderError, TrainingError
+from tunewright.errors import EnvironmentLackError, RenderError, TrainingError
 from tunewright.events import Events
-from tunewright.evidence import Evidence, at_most
+from tunewright.evidence import Evidence, at_most, equal
 from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import LAYOUT_FAILURES, Layout, plain_loss
 from tunewright.models.base import Base, find_base, load_model
+from tunewright.models.quantized import QuantizedWeights, count_quantized, validate_as_planned
 from tunewright.models.tensors import tensor_hashes
-from tunewright.recipe import TrainKeys
+from tunewright.recipe import Bits, TrainKeys
 from tunewright.train.checkpoints import TrainingLog
 from tunewright.train.loop import Samples, Trainer, is_out_of_memory
 from tunewright.train.lora import attach_adapter, write_adapter
+from tunewright.train.original import open_original
 
 CHECKPOINTS = "checkpoints"
+TRACKERS = "trackers"
 ROWS_COMPARED = 4
 
 
@@ -50,12 +63,55 @@ def inputs(config: TrainKeys) -> dict[str, str]:
     return {"base": find_base(config).identity}
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What is left of a training when its model is gone.
+
+    Attributes:
+        log: every step and evaluation.
+        canaries: what the model said while it was in memory.
+        evidence, facts: for the manifest.
+    """
+
+    log: TrainingLog
+    canaries: list[Canary]
+    evidence: list[Evidence]
+    facts: dict[str, Any]
+
+
 def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
     base = find_base(config, events)
     plan = read_json(run / "plan.json")
-    accelerator = open_accelerator(plan["dtype"], plan["device"])
-    model = load_trainable(config, base, plan)
     supervisor = open_supervisor(base.path, config.model, trained_template(run))
+    trained = train_adapter(config, run, out / "adapter", base, plan, supervisor, events)
+    write_base(out / "adapter" / "base.json", base)
+    canaries, evidence = trained.canaries, trained.evidence
+    if config.bits:
+        gc.collect()
+        write_canaries(out / "adapter" / QUANTIZED_CANARIES, canaries, plan["dtype"], config.bits)
+        evaluation = list(TokenRows(run / "tokens" / "eval.safetensors"))
+        original = open_original(base.path, out / "adapter", plan, supervisor)
+        events.note("Recording the canaries again with the base as it is stored, which is what is merged.")
+        loss = trained.log.kept_evaluation["eval_loss"]
+        evidence += original.compare(canaries, evaluation, loss, config)
+        canaries = original.record(canaries, config.canary_tokens)
+    write_canaries(out / "adapter" / CANARIES, canaries, plan["dtype"], None)
+    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+    return StageResult(evidence, trained.facts)
+
+
+def train_adapter(
+    config: TrainKeys,
+    run: RunDirectory,
+    directory: Path,
+    base: Base,
+    plan: dict[str, Any],
+    supervisor: Supervisor,
+    events: Events,
+) -> Trained:
+    """Train, write the adapter and its log into `directory`, and record the canaries; the model is gone afterwards."""
+    accelerator = open_accelerator(config, plan, run / TRACKERS)
+    model, packed = load_trainable(config, base, plan)
     engine = HFEngine(model, supervisor, "trained model", CANARY_BATCH)
     held_out = held_out_conversations(run)
     train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
@@ -63,35 +119,49 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     asked = dict(islice(proven_prompts(held_out, supervisor), config.sample_prompts))
     samples = Samples(list(asked), list(asked.values()), engine)
     trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, partial(names_of, run), events)
-    key = training_key(config, run, base, layout.kind, plan["dtype"])
-    log = trainer.run(run / CHECKPOINTS, key)
-    directory = out / "adapter"
+    log = trainer.run(run / CHECKPOINTS, training_key(config, run, base, layout.kind, plan["dtype"]))
+    if config.report_to:
+        accelerator.end_training()
     write_adapter(directory, model, base.name)
     write_log(directory / "training.json", log, model, plan)
-    write_base(directory / "base.json", base)
-    write_canaries(directory / "canaries.json", config, model, engine, held_out, events)
-    shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     facts = {
         "base": base.name,
+        "bits": config.bits,
         "layout": layout.kind,
         "tokens_per_second": trainer.tokens_per_second,
         "out_of_memory": trainer.splits,
+        **describe_log(log),
+        **parameter_counts(model),
+        "versions": versions(config),
     }
-    return StageResult(
-        [layout_evidence, *check_training(log.steps, log.evaluations)],
-        {**facts, **describe_log(log), **parameter_counts(model), "versions": versions()},
-    )
+    evidence = [layout_evidence, *packed, *check_training(log)]
+    return Trained(log, held_out_canaries(config, model, engine, held_out, events), evidence, facts)
 
 
-def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> Any:
-    """The base in the planned dtype with a new adapter, ready for the loop."""
-    model = load_model(base.path, getattr(torch, plan["dtype"]), plan["device"], config.trust_remote_code)
+def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> tuple[Any, list[Evidence]]:
+    """The base in the planned dtype and bits with a new adapter, ready for the loop, and evidence of what is packed."""
+    dtype = getattr(torch, plan["dtype"])
+    model = load_model(base.path, dtype, plan["device"], config.trust_remote_code, config.bits)
+    evidence = check_packed(base, count_quantized(model), plan) if config.bits else []
     model = attach_adapter(model, config)
     fuse_lora_layers(model)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    return model
+    return model, evidence
+
+
+def check_packed(base: Base, found: QuantizedWeights, plan: dict[str, Any]) -> list[Evidence]:
+    """That what came out of loading is packed as it was planned; a `ModelError` where it is not."""
+    planned = plan["quantized"]
+    validate_as_planned(str(base.path), found, planned)
+    detail = (
+        f"Kept in {plan['bits']} bits: {found.weights} weights in {found.stored_bytes / 2**20:.1f} MiB, as planned."
+    )
+    return [
+        equal("quantized_layers", found.layers, planned["layers"], detail),
+        equal("quantized_bytes", found.stored_bytes, planned["stored_bytes"], detail),
+    ]
 
 
 def names_of(run: RunDirectory, indices: Sequence[int]) -> list[str]:
@@ -114,23 +184,51 @@ def training_key(config: TrainKeys, run: RunDirectory, base: Base, layout: str, 
 
 def write_log(path: Path, log: TrainingLog, model: Any, plan: dict[str, Any]) -> None:
     where = {"dtype": plan["dtype"], "device": plan["device"]}
-    entries = {"steps": log.steps, "evaluations": log.evaluations, "optimizer_steps": len(log.steps)}
+    kept = {"optimizer_steps": len(log.steps), "kept_step": log.kept_evaluation["step"]}
+    entries = {"steps": log.steps, "evaluations": log.evaluations, **kept}
     write_json(path, {**entries, **parameter_counts(model), **where})
 
 
 def describe_log(log: TrainingLog) -> dict[str, Any]:
     return {
         "optimizer_steps": len(log.steps),
+        "kept_step": log.kept_evaluation["step"],
         "first_loss": log.steps[0]["loss"],
         "final_loss": log.steps[-1]["loss"],
         "best_eval_loss": best_eval_loss(log.evaluations),
     }
 
 
-def open_accelerator(dtype: str, device: str) -> Any:
+PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "no"}
+
+
+def open_accelerator(config: TrainKeys, plan: dict[str, Any], trackers: Path) -> Any:
+    """Where and how to compute, with the trackers that the recipe names; those that write files do so in `trackers`.
+
+    Raises:
+        EnvironmentLackError: a tracker's package is not installed.
+    """
     from accelerate import Accelerator
 
-    return Accelerator(mixed_precision="bf16" if dtype == "bfloat16" else "no", cpu=device == "cpu")
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            mend = f"Install it with `pip install {name}`, or leave it out."
+            raise EnvironmentLackError("report_to", f"the package {name} is not installed", mend=mend)
+    accelerator = Accelerator(
+        mixed_precision=PRECISIONS[plan["dtype"]],
+        cpu=plan["device"] == "cpu",
+        log_with=config.report_to or None,
+        project_dir=str(trackers),
+    )
+    if config.report_to:
+        accelerator.init_trackers("tunewright", config=flat_values(config))
+    return accelerator
+
+
+def flat_values(config: TrainKeys) -> dict[str, int | float | str | bool]:
+    """The recipe's keys as trackers take them."""
+    keys = config.model_dump(mode="json")
+    return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in keys.items()}
 
 
 def choose_layout(
@@ -201,19 +299,23 @@ def write_base(path: Path, base: Base) -> None:
     write_json(path, record)
 
 
-def write_canaries(
-    path: Path, config: TrainKeys, model: Any, engine: HFEngine, conversations: list[Conversation], events: Events
-) -> None:
-    """Record the canaries with the model that is still in memory, its adapter not merged."""
+def held_out_canaries(
+    config: TrainKeys, model: Any, engine: HFEngine, conversations: list[Conversation], events: Events
+) -> list[Canary]:
+    """The canaries of the model that is still in memory, its adapter not merged."""
     model.eval()
     events.note(f"Recording {config.canaries} canaries with the trained model.")
     last = list(islice(proven_prompts(reversed(conversations), engine.supervisor), config.canaries))
     prompts = {conversation.id: prompt for conversation, prompt in reversed(last)}
-    canaries = record_canaries(engine, prompts, config.canary_tokens)
+    return record_canaries(engine, prompts, config.canary_tokens)
+
+
+def write_canaries(path: Path, canaries: list[Canary], dtype: str, bits: Bits | None) -> None:
+    """Write what was said over a base in `dtype`, of which the linear layers were kept in `bits`, if in fewer."""
     if not canaries:
         raise TrainingError("canaries", "no held-out conversation gave an answer")
-    dtype = str(model.dtype).removeprefix("torch.")
-    write_json(path, {"top_k": TOP_K, "dtype": dtype, "canaries": [canary.as_json() for canary in canaries]})
+    entries = [canary.as_json() for canary in canaries]
+    write_json(path, {"top_k": TOP_K, "dtype": dtype, "bits": bits, "canaries": entries})
 
 
 def parameter_counts(model: Any) -> dict[str, int]:
@@ -226,20 +328,22 @@ def best_eval_loss(evaluations: list[dict[str, Any]]) -> float | None:
     return min(losses, default=None)
 
 
-def check_training(steps: list[dict[str, Any]], evaluations: list[dict[str, Any]]) -> list[Evidence]:
+def check_training(log: TrainingLog) -> list[Evidence]:
     """That the adapter learned: gradients flowed, and the held-out loss fell and did not climb back."""
-    zero = sum(entry["grad_norm"] == 0 for entry in steps)
-    evidence = [at_most("steps_without_gradient", zero, 0, f"Of {len(steps)} optimizer steps.")]
-    losses = [entry["eval_loss"] for entry in evaluations if entry["eval_loss"] is not None]
+    zero = sum(entry["grad_norm"] == 0 for entry in log.steps)
+    evidence = [at_most("steps_without_gradient", zero, 0, f"Of {len(log.steps)} optimizer steps.")]
+    losses = [entry["eval_loss"] for entry in log.evaluations if entry["eval_loss"] is not None]
     if len(losses) >= 2:
-        detail = f"Held-out loss {losses[0]:.3f} before and {losses[-1]:.3f} after training."
-        evidence.append(at_most("eval_loss_ratio", losses[-1] / losses[0], 1.0, detail))
-        detail = f"Last held-out loss {losses[-1]:.3f} over the best one {min(losses):.3f}: above 1.1 is overfitting."
-        evidence.append(at_most("eval_loss_over_best", losses[-1] / min(losses), 1.1, detail).softened())
+        kept = log.kept_evaluation["eval_loss"]
+        detail = f"Held-out loss {losses[0]:.3f} before and {kept:.3f} after training."
+        evidence.append(at_most("eval_loss_ratio", kept / losses[0], 1.0, detail))
+        detail = f"Held-out loss {kept:.3f} of what is kept over the best {min(losses):.3f}: above 1.1 is overfitting."
+        evidence.append(at_most("eval_loss_over_best", kept / min(losses), 1.1, detail).softened())
     return evidence
 
 
-def versions() -> dict[str, str]:
-    names = ("torch", "transformers", "peft", "accelerate")
+def versions(config: TrainKeys) -> dict[str, str]:
+    uses_bitsandbytes = bool(config.bits) or "adamw_torch" != config.optim != "adafactor"
+    names = ["torch", "transformers", "peft", "accelerate", *(["bitsandbytes"] if uses_bitsandbytes else [])]
     found = {name: importlib.metadata.version(name) for name in names}
     return {"tunewright": __version__, **found, "python": platform.python_version()}

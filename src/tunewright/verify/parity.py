@@ -11,31 +11,43 @@ from tunewright.artifacts import RunDirectory, read_json
 from tunewright.chat.degenerate import is_degenerate
 from tunewright.chat.template import ChatTemplate
 from tunewright.chat.trained import trained_template
-from tunewright.engines.canaries import CANARY_BATCH, Canary, Parity, canary_from_json, compare_with_canaries
+from tunewright.engines.canaries import (
+    CANARIES,
+    CANARY_BATCH,
+    QUANTIZED_CANARIES,
+    Canary,
+    Parity,
+    canary_from_json,
+    compare_with_canaries,
+)
 from tunewright.engines.hf import HFEngine, open_hf_engine, open_supervisor
 from tunewright.engines.interface import Engine
 from tunewright.engines.llama_cpp import LlamaCppEngine
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_least, at_most, fact, failed
-from tunewright.models.base import Base, compute_device, load_model, peft_warnings_silenced
+from tunewright.models.base import Base, compute_device, load_adapted, whole_device
 from tunewright.models.merge_in_memory import merged_in_float32
-from tunewright.recipe import VerifyKeys
+from tunewright.recipe import Bits, VerifyKeys
 
 Limits = dict[str, float]
+RECORDED = "what the trained model said"
+RECORDED_APART = "what the trained adapter said over the base as it is stored (it was trained over fewer bits)"
 
 
 def compare_artifacts(config: VerifyKeys, run: RunDirectory, base: Base, events: Events) -> dict[str, Any]:
     """Each artifact against the recorded canaries; the content of `verify.json`."""
-    recorded = read_json(run / "adapter" / "canaries.json")
-    canaries = [canary_from_json(item) for item in recorded["canaries"]]
-    dtype = getattr(torch, recorded["dtype"])
+    dtype, canaries = read_canaries(run / "adapter" / CANARIES)
     candidates = candidate_engines(config, run, base, dtype, canaries)
     progress = events.progress("engines", len(candidates))
     entries, answers = [], {}
+    against = RECORDED
+    if (run / "adapter" / QUANTIZED_CANARIES).is_file():
+        entries.append(compare_quantized(config, run, base) | {"against": RECORDED})
+        against = RECORDED_APART
     for label, (limits, open_engine) in candidates.items():
         parity = compare_with(open_engine, canaries)
         answers[parity.engine] = parity.answers
-        entries.append(describe(label, parity, canaries, limits))
+        entries.append(describe(label, parity, canaries, limits) | {"against": against})
         progress.advance()
     texts = [
         {
@@ -49,11 +61,32 @@ def compare_artifacts(config: VerifyKeys, run: RunDirectory, base: Base, events:
     return {"engines": entries, "canaries": texts}
 
 
+def read_canaries(path: Path) -> tuple[torch.dtype, list[Canary]]:
+    """The dtype that canaries were recorded in, and the canaries."""
+    recorded = read_json(path)
+    return getattr(torch, recorded["dtype"]), [canary_from_json(item) for item in recorded["canaries"]]
+
+
+def compare_quantized(config: VerifyKeys, run: RunDirectory, base: Base) -> dict[str, Any]:
+    """The adapter over the packed base that it was trained on, against what that said while it was trained."""
+    path = run / "adapter" / QUANTIZED_CANARIES
+    bits: Bits = read_json(path)["bits"]
+    dtype, canaries = read_canaries(path)
+    template = trained_template(run)
+    parity = compare_with(lambda: open_adapter(base, run / "adapter", dtype, template, bits), canaries)
+    return describe("adapter_as_trained", parity, canaries, exact_limits(config))
+
+
+def exact_limits(config: VerifyKeys) -> Limits:
+    """For what computes the same numbers, up to the order of additions."""
+    return {"top1_agreement": 1.0, "clear_top1_agreement": 1.0, "mean_kl": config.adapter_kl_limit}
+
+
 def candidate_engines(
     config: VerifyKeys, run: RunDirectory, base: Base, dtype: torch.dtype, canaries: list[Canary]
 ) -> dict[str, tuple[Limits, Callable[[], Engine]]]:
     """What is compared, by artifact: the limits, and how to open its engine. One is open at a time."""
-    exact = {"top1_agreement": 1.0, "clear_top1_agreement": 1.0, "mean_kl": config.adapter_kl_limit}
+    exact = exact_limits(config)
     rounded = {**exact, "top1_agreement": config.merged_top1_limit, "mean_kl": config.merged_kl_limit}
     gguf = {
         "top1_agreement": config.gguf_top1_limit,
@@ -77,14 +110,14 @@ def candidate_engines(
     return candidates
 
 
-def open_adapter(base: Base, adapter_path: Path, dtype: torch.dtype, template: ChatTemplate) -> HFEngine:
-    """The base with the adapter beside it, as peft loads it from disk."""
-    from peft import PeftModel
-
-    device = compute_device()
-    with peft_warnings_silenced():
-        model = PeftModel.from_pretrained(load_model(base.path, dtype, device), str(adapter_path)).eval()
-    return HFEngine(model, open_supervisor(base.path, base.name, template), "adapter, Hugging Face", CANARY_BATCH)
+def open_adapter(
+    base: Base, adapter_path: Path, dtype: torch.dtype, template: ChatTemplate, bits: Bits | None = None
+) -> HFEngine:
+    """The base with the adapter beside it, as peft loads it from disk; the base packed where `bits` are given."""
+    device = compute_device() if bits else whole_device(base.path)
+    model = load_adapted(base.path, adapter_path, dtype, device, bits)
+    name = f"adapter over {bits} bits, Hugging Face" if bits else "adapter, Hugging Face"
+    return HFEngine(model, open_supervisor(base.path, base.name, template), name, CANARY_BATCH)
 
 
 def open_merged_in_float32(base: Base, adapter_path: Path, template: ChatTemplate) -> HFEngine:
@@ -135,7 +168,7 @@ def check_parity(results: dict[str, Any]) -> list[Evidence]:
     evidence = []
     for entry in results["engines"]:
         label, engine, limits = entry["artifact"], entry["engine"], entry["limits"]
-        detail = f"{engine} against what the trained model said."
+        detail = f"{engine} against {entry['against']}."
         evidence += [
             at_least(f"{label}_prompt_ids_equal", entry["prompt_ids_equal"], 1.0, f"{engine}: share of equal prompts."),
             at_least(f"{label}_top1_agreement", entry["top1_agreement"], limits["top1_agreement"], detail),
