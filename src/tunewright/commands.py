@@ -34,12 +34,17 @@ def run_until(
     looks_only: bool = False,
 ) -> None:
     """Run the pipeline up to `stage` and print what came of it; `looks_only` leaves no run behind where none was."""
-    from tunewright.pipeline import run_pipeline
+    from tunewright.artifacts import RunDirectory
+    from tunewright.parallel import launched_first
+    from tunewright.pipeline import follow_pipeline, run_pipeline
     from tunewright.targets import recipe_for, run_path
     from tunewright.terminal import print_outcome
 
     State.as_json = as_json
     recipe = recipe_for([target], overrides_of(override, model=model, accept=accept, on_bad_row=on_bad_row))
+    if not launched_first():
+        follow_pipeline(recipe, RunDirectory(run_dir or run_path(target, recipe)))
+        return
     with run_directory(run_dir, run_path(target, recipe), looks_only) as run:
         if again:
             run.manifest_path(stage).unlink(missing_ok=True)

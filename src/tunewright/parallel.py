@@ -114,3 +114,13 @@ def threads_for_blocks() -> int:
 def processes_for(total_bytes: int, enough_bytes: int = 1 << 23) -> int:
     """One process for each core, at most 16; none where starting them costs more than they save."""
     return min(os.cpu_count() or 1, 16) if total_bytes >= enough_bytes else 0
+
+
+def launched_processes() -> int:
+    """With how many others torchrun or accelerate started this process, itself counted; 1 where nothing did."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def launched_first() -> bool:
+    """Whether this process is the first of those, which does what is done once."""
+    return int(os.environ.get("RANK") or 0) == 0

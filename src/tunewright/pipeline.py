@@ -14,6 +14,7 @@ from tunewright.artifacts import Manifest, RunDirectory, StageResult, sha256_of_
 from tunewright.errors import UsageError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, validate_gates
+from tunewright.parallel import launched_processes
 from tunewright.recipe import (
     DataKeys,
     EvaluateKeys,
@@ -96,7 +97,21 @@ def run_pipeline(recipe: Recipe, run: RunDirectory, events: Events, until: str =
         validate_gates(manifests[stage.name].evidence, frozenset(recipe.accept), f"gate after {stage.name}")
         if stage.name == until:
             break
+    if launched_processes() > 1:
+        from tunewright.train.ranks import END, open_ranks
+
+        open_ranks().tell(END)
     return manifests
+
+
+def follow_pipeline(recipe: Recipe, run: RunDirectory) -> None:
+    """What every process but the first of several does: train beside it, whenever it trains."""
+    from tunewright.train.ranks import END, open_ranks
+    from tunewright.train.stage import train_beside
+
+    ranks = open_ranks()
+    while ranks.tell() != END:
+        train_beside(recipe.section(TrainKeys), run, ranks)
 
 
 def finish_stage(

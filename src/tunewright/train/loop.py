@@ -34,6 +34,7 @@ from tunewright.train.checkpoints import (
     resume_from_checkpoint,
     write_checkpoint,
 )
+from tunewright.train.ranks import Ranks
 
 EVALUATIONS_PER_RUN = 4
 CHECKPOINTS_PER_RUN = 8
@@ -77,6 +78,7 @@ class Trainer:
         samples: what is answered at each evaluation.
         row_names: the names of training rows, by index, for messages.
         events: where progress goes.
+        ranks: the processes that train together; each has a trainer, which takes its share of every step.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Trainer:
         samples: Samples,
         row_names: Callable[[Sequence[int]], list[str]],
         events: Events,
+        ranks: Ranks,
     ) -> None:
         self.config = config
         self.model = model
@@ -100,6 +103,7 @@ class Trainer:
         self.samples = samples
         self.row_names = row_names
         self.events = events
+        self.ranks = ranks
         self.schedule: Schedule = plan_schedule(config, len(train))
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = open_optimizer(config, self.parameters, torch.device(layout.device).type)
@@ -150,18 +154,23 @@ class Trainer:
                     self.events.emit("metric", **entry)
                     self.track(done, entry, TRACKED)
             except KeyboardInterrupt:
-                write_checkpoint(checkpoints, done, key, self.model, self.optimizer, self.log)
+                self.save(checkpoints, done, key)
                 raise
             if done % eval_every == 0 or done == steps:
                 self.evaluate_once(done, checkpoints)
             if done % save_every == 0 or done == steps:
-                write_checkpoint(checkpoints, done, key, self.model, self.optimizer, self.log)
+                self.save(checkpoints, done, key)
             progress.advance()
-        if self.config.keeps_best:
+        if self.config.keeps_best and self.ranks.is_first:
             restore_best(checkpoints, self.model)
             self.log.kept = self.log.best
             self.events.note(f"The weights after step {self.log.kept_evaluation['step']} are the best and are kept.")
         return self.log
+
+    def save(self, checkpoints: Path, step: int, key: str) -> None:
+        """Write a checkpoint; one process is enough, since all have the same weights."""
+        if self.ranks.is_first:
+            write_checkpoint(checkpoints, step, key, self.model, self.optimizer, self.log)
 
     def has_stopped_improving(self) -> bool:
         """Whether as many evaluations as the recipe has patience for have passed since the best one."""
@@ -173,7 +182,7 @@ class Trainer:
         if self.log.evaluations and self.log.evaluations[-1]["step"] == step:
             return
         self.evaluate(step)
-        if self.config.keeps_best and self.log.best == len(self.log.evaluations) - 1:
+        if self.config.keeps_best and self.ranks.is_first and self.log.best == len(self.log.evaluations) - 1:
             keep_best(checkpoints, self.model)
 
     def take_step(self, step: int) -> int:
@@ -207,6 +216,7 @@ class Trainer:
             self.loss_scale = next_loss_scale([entry["loss_scale"] for entry in self.log.steps[-SCALE_GROWTH_STEPS:]])
         while True:
             loss = self.loss_sum(rows, self.loss_scale / supervised, step) / supervised
+            self.ranks.sum_gradients(self.parameters)
             if self.loss_scale != 1:
                 torch._foreach_div_([each.grad for each in self.parameters if each.grad is not None], self.loss_scale)
             norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))
@@ -216,6 +226,20 @@ class Trainer:
             self.loss_scale /= 2
 
     def loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
+        """The summed loss of rows over all processes, and with `scale` the gradients of this one's share."""
+        own = self.ranks.share(rows)
+        found = self.own_loss_sum(own, scale, step) if own else 0.0
+        if self.config.fsdp:
+            self.keep_pace(rows[:1], self.layout.micro_batches(own) if own else 0, scale)
+        return self.ranks.sum(found)
+
+    def keep_pace(self, row: Sequence[TokenRow], passes: int, scale: float | None) -> None:
+        """As many passes as the process with the most makes: each pass gathers layers of which all have a part."""
+        for _ in range(self.ranks.most(passes) - passes):
+            with self.accelerator.autocast():
+                self.layout.loss_sums(row, None if scale is None else 0.0)
+
+    def own_loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
         """The summed loss of rows and, with `scale`, the gradients; see `Layout.loss_sums`.
 
         Where memory runs out, everything of these rows is computed again in smaller micro-batches, which give the same
@@ -225,13 +249,14 @@ class Trainer:
             TrainingError: a single row does not fit.
         """
         while True:
-            torch.manual_seed(self.config.seed * 1_000_003 + step)
+            torch.manual_seed((self.config.seed * 1_000_003 + step) * self.ranks.count + self.ranks.rank)
             try:
                 with self.accelerator.autocast():
                     sums = self.layout.loss_sums(rows, scale)
                 return float(torch.stack(sums).double().sum())
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                # With sharded layers the other processes wait for this pass, and would for ever.
+                if not is_out_of_memory(error) or self.config.fsdp:
                     raise
             # Here the error and the tensors that its frames held are gone.
             self.optimizer.zero_grad(set_to_none=True)

@@ -40,11 +40,12 @@ from tunewright.engines.canaries import (
     record_canaries,
 )
 from tunewright.engines.hf import HFEngine, open_supervisor
-from tunewright.errors import EnvironmentLackError, RenderError, TrainingError
+from tunewright.errors import EnvironmentLackError, RecipeError, RenderError, TrainingError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_most, equal
 from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import LAYOUT_FAILURES, Layout, plain_loss
+from tunewright.layouts.loss import causal_lm
 from tunewright.models.base import Base, find_base, load_model
 from tunewright.models.quantized import QuantizedWeights, count_quantized, validate_as_planned
 from tunewright.models.tensors import tensor_hashes
@@ -53,6 +54,7 @@ from tunewright.train.checkpoints import TrainingLog
 from tunewright.train.loop import Samples, Trainer, is_out_of_memory
 from tunewright.train.lora import attach_adapter, write_adapter
 from tunewright.train.original import open_original
+from tunewright.train.ranks import TRAIN, Ranks, open_ranks, shard_layers
 
 CHECKPOINTS = "checkpoints"
 TRACKERS = "trackers"
@@ -83,7 +85,9 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     base = find_base(config, events)
     plan = read_json(run / "plan.json")
     supervisor = open_supervisor(base.path, config.model, trained_template(run))
-    trained = train_adapter(config, run, out / "adapter", base, plan, supervisor, events)
+    ranks = open_ranks()
+    ranks.tell(TRAIN)
+    trained = train_adapter(config, run, out / "adapter", base, plan, supervisor, events, ranks)
     write_base(out / "adapter" / "base.json", base)
     canaries, evidence = trained.canaries, trained.evidence
     if config.bits:
@@ -108,20 +112,14 @@ def train_adapter(
     plan: dict[str, Any],
     supervisor: Supervisor,
     events: Events,
+    ranks: Ranks,
 ) -> Trained:
     """Train, write the adapter and its log into `directory`, and record the canaries; the model is gone afterwards."""
-    accelerator = open_accelerator(config, plan, run / TRACKERS)
-    model, packed = load_trainable(config, base, plan)
-    engine = HFEngine(model, supervisor, "trained model", CANARY_BATCH)
-    held_out = held_out_conversations(run)
-    train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
-    layout, layout_evidence = choose_layout(config, plan, model, train, accelerator, events)
-    asked = dict(islice(proven_prompts(held_out, supervisor), config.sample_prompts))
-    samples = Samples(list(asked), list(asked.values()), engine)
-    trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, partial(names_of, run), events)
-    log = trainer.run(run / CHECKPOINTS, training_key(config, run, base, layout.kind, plan["dtype"]))
+    training = open_training(config, run, base, plan, supervisor, events, ranks)
+    trainer, model, layout = training.trainer, training.trainer.model, training.trainer.layout
+    log = trainer.run(run / CHECKPOINTS, training.key)
     if config.report_to:
-        accelerator.end_training()
+        trainer.accelerator.end_training()
     write_adapter(directory, model, base.name)
     write_log(directory / "training.json", log, model, plan)
     facts = {
@@ -134,17 +132,84 @@ def train_adapter(
         **parameter_counts(model),
         "versions": versions(config),
     }
-    evidence = [layout_evidence, *packed, *check_training(log)]
-    return Trained(log, held_out_canaries(config, model, engine, held_out, events), evidence, facts)
+    evidence = [*training.evidence, *check_training(log)]
+    canaries = held_out_canaries(config, model, training.engine, held_out_conversations(run), events)
+    return Trained(log, canaries, evidence, facts)
 
 
-def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> tuple[Any, list[Evidence]]:
-    """The base in the planned dtype and bits with a new adapter, ready for the loop, and evidence of what is packed."""
-    dtype = getattr(torch, plan["dtype"])
-    model = load_model(base.path, dtype, plan["device"], config.trust_remote_code, config.bits)
+@dataclass(frozen=True)
+class Training:
+    """What one process trains with.
+
+    Attributes:
+        engine: around the trainer's model.
+        key: the hash of everything that determines the adapter.
+        evidence: what was seen before the first step.
+    """
+
+    trainer: Trainer
+    engine: HFEngine
+    key: str
+    evidence: list[Evidence]
+
+
+def open_training(
+    config: TrainKeys,
+    run: RunDirectory,
+    base: Base,
+    plan: dict[str, Any],
+    supervisor: Supervisor,
+    events: Events,
+    ranks: Ranks,
+) -> Training:
+    accelerator = open_accelerator(config, plan, run / TRACKERS)
+    model, packed = load_trainable(config, base, plan, ranks)
+    engine = HFEngine(model, supervisor, "trained model", CANARY_BATCH)
+    train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
+    layout, layout_evidence = choose_layout(config, plan, model, train, accelerator, events)
+    count = config.sample_prompts if takes_every_pass(config, ranks) else 0
+    asked = dict(islice(proven_prompts(held_out_conversations(run), supervisor), count))
+    samples = Samples(list(asked), list(asked.values()), engine)
+    names = partial(names_of, run)
+    trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, names, events, ranks)
+    key = training_key(config, run, base, layout.kind, plan["dtype"])
+    return Training(trainer, engine, key, [layout_evidence, *packed])
+
+
+def train_beside(config: TrainKeys, run: RunDirectory, ranks: Ranks) -> None:
+    """Take this process's share of every step while the first one trains; nothing is written."""
+    base, plan = find_base(config), read_json(run / "plan.json")
+    supervisor = open_supervisor(base.path, config.model, trained_template(run))
+    training = open_training(config, run, base, plan, supervisor, Events(), ranks)
+    training.trainer.run(run / CHECKPOINTS, training.key)
+    if takes_every_pass(config, ranks):
+        held_out_canaries(config, training.trainer.model, training.engine, held_out_conversations(run), Events())
+
+
+def takes_every_pass(config: TrainKeys, ranks: Ranks) -> bool:
+    """Whether this process computes what only the first one needs: it must where no process has whole layers."""
+    return ranks.is_first or config.fsdp
+
+
+def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any], ranks: Ranks) -> tuple[Any, list[Evidence]]:
+    """The base in the planned dtype and bits with a new adapter, ready for the loop, and evidence of what is packed.
+
+    Raises:
+        RecipeError: packed layers are to be sharded.
+    """
+    if config.fsdp and config.bits:
+        raise RecipeError(
+            "fsdp", f"the base is packed in {config.bits} bits", "whole weights to shard", mend="Drop one."
+        )
+    dtype, sharded = getattr(torch, plan["dtype"]), config.fsdp and ranks.count > 1
+    first_device = "cpu" if sharded else plan["device"]
+    model = load_model(base.path, dtype, first_device, config.trust_remote_code, config.bits)
     evidence = check_packed(base, count_quantized(model), plan) if config.bits else []
     model = attach_adapter(model, config)
     fuse_lora_layers(model)
+    if sharded:
+        shard_layers(causal_lm(model).base_model.layers, plan["device"])
+        model.to(plan["device"])
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
