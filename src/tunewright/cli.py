@@ -83,8 +83,7 @@ def stage_command(stage: str, summary: str) -> None:
         again: Again = False,
         as_json: AsJson = False,
     ) -> None:
-        looks_only = stage == "plan"
-        run_until(stage, target, model, override, run_dir, accept, on_bad_row, as_json, again, looks_only)
+        run_until(stage, target, model, override, run_dir, accept, on_bad_row, as_json, again)
 
     app.command(stage, help=f"{summary} Stages that it needs and that are not done yet are done first.")(command)
 
@@ -168,7 +167,36 @@ def render(
     print_masks(job_for(recipe, tokenizer, template), rows, as_json)
 
 
-stage_command("plan", "Say how the run will go: layout, steps, memory against what is free, time.")
+@app.command()
+def plan(
+    target: Target,
+    model: Model = None,
+    override: Override = None,
+    run_dir: RunDir = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option("--gpu", help="Plan for a card with so much memory, such as 24GiB; it need not be here."),
+    ] = None,
+    accept: Accept = None,
+    on_bad_row: OnBadRow = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how the run will go: layout, steps, time, memory against what there is, and the cheapest change that fits.
+
+    Nothing of the base's weights is loaded. Example: tunewright plan rows.jsonl --model Qwen/Qwen3-8B --gpu 24GiB
+    """
+    from tunewright.commands import plan_run
+    from tunewright.terminal import print_json, print_plan
+
+    plan, evidence = plan_run(target, model, override, run_dir, gpu, accept, on_bad_row, as_json)
+    if as_json:
+        print_json({**plan, "evidence": [item.as_json() for item in evidence]})
+    else:
+        print_plan(plan, evidence)
+    if any(item.verdict == "fail" for item in evidence) and "memory_fits" not in (accept or []):
+        raise typer.Exit(3)
+
+
 stage_command("train", "Train the adapter and record the canaries.")
 stage_command("report", "Write certificate.json and report.html.")
 

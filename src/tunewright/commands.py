@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from tunewright.errors import GateError
+
 if TYPE_CHECKING:
     from tunewright.artifacts import RunDirectory
+    from tunewright.evidence import Evidence
 
 
 class State:
@@ -51,6 +54,40 @@ def run_until(
         with listening(as_json, run) as listener:
             manifests = run_pipeline(recipe, run, listener, until=stage)
         print_outcome(run, stage, manifests, as_json)
+
+
+def plan_run(
+    target: str,
+    model: str | None,
+    override: list[str] | None,
+    run_dir: Path | None,
+    gpu: str | None,
+    accept: list[str] | None,
+    on_bad_row: str | None,
+    as_json: bool,
+) -> "tuple[dict[str, Any], list[Evidence]]":
+    """The plan of a run on this machine, which is kept if there is a run, or on a card of `gpu`, which is not."""
+    from tunewright.pipeline import GATE_AFTER, run_pipeline
+    from tunewright.plan.stage import bytes_of, plan_for
+    from tunewright.recipe import PlanKeys
+    from tunewright.targets import recipe_for, run_path
+
+    State.as_json = as_json
+    recipe = recipe_for([target], overrides_of(override, model=model, accept=accept, on_bad_row=on_bad_row))
+    card_bytes = bytes_of(gpu, "--gpu") if gpu else None
+    with run_directory(run_dir, run_path(target, recipe), looks_only=True) as run:
+        with listening(as_json, run, quiet_evidence=True) as listener:
+            if card_bytes is not None:
+                run_pipeline(recipe, run, listener, until="render")
+                result = plan_for(recipe.section(PlanKeys), run, listener, "cuda", card_bytes)
+                return result.facts, result.evidence
+            try:
+                run_pipeline(recipe, run, listener, until="plan")
+            except GateError as error:
+                if error.where != GATE_AFTER.format("plan"):
+                    raise
+        manifest = run.require_manifest("plan")
+        return manifest.facts, manifest.evidence
 
 
 def overrides_of(override: list[str] | None, **given: Any) -> dict[str, Any]:

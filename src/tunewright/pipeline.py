@@ -76,6 +76,7 @@ STAGES = (
     Stage("report", ReportKeys, needs=BEFORE_REPORT, reads_manifests=True),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
+GATE_AFTER = "gate after {}"
 
 
 def run_pipeline(recipe: Recipe, run: RunDirectory, events: Events, until: str = "report") -> dict[str, Manifest]:
@@ -94,7 +95,7 @@ def run_pipeline(recipe: Recipe, run: RunDirectory, events: Events, until: str =
     manifests: dict[str, Manifest] = {}
     for stage in STAGES:
         manifests[stage.name] = finish_stage(stage, recipe, run, manifests, events)
-        validate_gates(manifests[stage.name].evidence, frozenset(recipe.accept), f"gate after {stage.name}")
+        validate_gates(manifests[stage.name].evidence, frozenset(recipe.accept), GATE_AFTER.format(stage.name))
         if stage.name == until:
             break
     if launched_processes() > 1:

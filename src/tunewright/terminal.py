@@ -198,6 +198,20 @@ def print_outcome(run: RunDirectory, stage: str, manifests: dict[str, Manifest],
     console.print(f"  serve it     tunewright serve {run.path}\n  talk to it   tunewright chat {run.path} --with-base")
 
 
+def print_plan(plan: dict[str, Any], evidence: list[Evidence]) -> None:
+    """A plan in plain words: how the rows lie, how long it takes, what the memory is made of, and what would fit."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{plan['layout']}: {plan['layout_reason']}")
+    seconds = plan["seconds_per_step"]
+    takes = f", about {seconds:.1f} s each" if seconds else ""
+    console.print(f"{plan['optimizer_steps']} steps of {plan['effective_batch_size']} rows{takes}, in {plan['dtype']}")
+    table = Table(box=None, show_header=False)
+    for part, size in plan["breakdown"].items():
+        table.add_row(part, f"{size / 2**30:8.2f} GiB")
+    console.print(table)
+    print_evidence({"plan": evidence})
+
+
 def print_runs(runs: list[dict[str, Any]], directory: Path) -> None:
     console = Console(highlight=False)
     if not runs:

@@ -7,7 +7,7 @@ Always: nothing of the base's weights is loaded, and no GPU is needed.
 import math
 import re
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,17 @@ from tunewright.events import Events
 from tunewright.evidence import Evidence, fact, failed
 from tunewright.layouts.layout import LAYOUT_FAILURES
 from tunewright.layouts.packing import plan_packs
-from tunewright.models.base import compute_device, find_base, load_config
+from tunewright.models.base import Base, compute_device, find_base, load_config
 from tunewright.models.tensors import CheckpointTensors
 from tunewright.plan.fit import Fit, find_fit
 from tunewright.plan.layout import PlannedLayout, choose_layout
-from tunewright.plan.memory import MemoryPrediction, Step, predict_peak_bytes
+from tunewright.plan.memory import Device, MemoryPrediction, Step, predict_peak_bytes
 from tunewright.recipe import PlanKeys
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+# What a CUDA process takes beside its tensors: its context with the kernels, and cuBLAS's workspaces. An assumption: it
+# depends on the driver and the card.
+CONTEXT_BYTES = 600 << 20
 EFFICIENCY = 0.4  # Share of a square matrix product's speed that training steps reached where it was measured.
 
 
@@ -37,68 +40,125 @@ def inputs(config: PlanKeys) -> dict[str, str]:
 
 
 def run(config: PlanKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
-    import torch
+    result = plan_for(config, run, events, compute_device())
+    write_json(out / "plan.json", result.facts)
+    return StageResult(result.evidence, {key: value for key, value in result.facts.items() if key != "seconds"})
 
-    base = find_base(config, events)
-    base_config = load_config(base.path)
-    device = compute_device()
-    dtype = choose_dtype(config, device)
-    rows = TokenRows(run / "tokens" / "train.safetensors")
-    layout = choose_layout(config, base_config, rows)
 
-    def predict(changed: PlanKeys, limit: int) -> MemoryPrediction:
+def plan_for(
+    config: PlanKeys, run: RunDirectory, events: Events, device: Device, card_bytes: int | None = None
+) -> StageResult:
+    """The plan of a rendered run on a device; its facts are what `plan.json` holds.
+
+    Args:
+        card_bytes: the memory of a GPU that need not be here; None plans for the device that is.
+    """
+    planner = open_planner(config, find_base(config, events), run, device)
+    plan = planner.plan()
+    if card_bytes is None:
+        plan["budget_bytes"] = memory_budget_bytes(config.memory_budget, device)
+    else:
+        plan["breakdown"]["context"] = CONTEXT_BYTES
+        plan |= {"budget_bytes": card_bytes, "peak_bytes": plan["peak_bytes"] + CONTEXT_BYTES}
+    plan["fits"] = plan["peak_bytes"] <= plan["budget_bytes"]
+    fit = None
+    if not plan["fits"]:
+        events.note("The step does not fit into memory: looking for the cheapest change that does.")
+        beside = plan["breakdown"].get("context", 0)
+        fit = planner.find_fit(plan["budget_bytes"] - beside)
+        plan["changes"] = fit.changes if fit else []
+    seconds = None if card_bytes else seconds_per_step(plan, planner.base.path, supervised_tokens(planner.rows))
+    plan["seconds_per_step"] = seconds
+    plan["seconds"] = round(seconds * plan["optimizer_steps"], 1) if seconds else None
+    return StageResult(check_plan(plan, fit), plan)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """What a plan is made from.
+
+    Attributes:
+        base_config: transformers' configuration of the base.
+        layout: how the rows will lie.
+        prediction: what a step of the recipe as it is takes.
+    """
+
+    config: PlanKeys
+    base: Base
+    base_config: Any
+    rows: TokenRows
+    device: Device
+    dtype: str
+    layout: PlannedLayout
+    prediction: MemoryPrediction | None = None
+
+    @property
+    def longest(self) -> int:
+        return max(self.rows.lengths)
+
+    def predict(self, changed: PlanKeys, limit: int) -> MemoryPrediction:
         """What a step of a changed recipe takes, with rows cut to `limit` tokens."""
-        planned = layout
-        if changed != config:
-            planned = replace(choose_layout(changed, base_config, rows), kind=layout.kind)
+        import torch
+
+        planned = self.layout
+        if changed != self.config:
+            planned = replace(choose_layout(changed, self.base_config, self.rows), kind=self.layout.kind)
         return predict_peak_bytes(
-            base_config,
+            self.base_config,
             changed,
-            base_dtype=getattr(torch, dtype),
-            compute_dtype=getattr(torch, dtype),
-            step=largest_step(changed, rows, planned, limit),
-            device=device,
+            base_dtype=getattr(torch, self.dtype),
+            compute_dtype=getattr(torch, self.dtype),
+            step=largest_step(changed, self.rows, planned, limit),
+            device=self.device,
         )
 
-    longest = max(rows.lengths)
+    def find_fit(self, budget_bytes: int) -> Fit | None:
+        return find_fit(
+            self.config,
+            lambda changed, limit: self.predict(changed, limit).peak_bytes,
+            budget_bytes,
+            self.longest,
+        )
+
+    def plan(self) -> dict[str, Any]:
+        """What will happen, and what it takes; whether that fits is not said here."""
+        layout, prediction = self.layout, self.prediction or self.predict(self.config, self.longest)
+        return {
+            "layout": layout.kind,
+            "layout_reason": layout.reason,
+            "pack_tokens": layout.pack_tokens,
+            "keeps_prefix": layout.keeps_prefix,
+            "effective_batch_size": self.config.effective_batch_size,
+            "optimizer_steps": layout.schedule.steps,
+            "steps_per_epoch": -(-len(self.rows) // self.config.effective_batch_size),
+            "tokens_per_epoch_padded": layout.epoch_tokens["padded"],
+            "tokens_per_epoch": layout.epoch_tokens[layout.kind],
+            "peak_bytes": prediction.peak_bytes,
+            "breakdown": dict(prediction.breakdown),
+            "bits": self.config.bits,
+            "quantized": prediction.quantized.as_json() if prediction.quantized else None,
+            "changes": [],
+            "dtype": self.dtype,
+            "device": self.device,
+        }
+
+
+def open_planner(config: PlanKeys, base: Base, run: RunDirectory, device: Device) -> Planner:
+    """The planner of a rendered run, with the layout that the base can do.
+
+    Raises:
+        ModelError: not even a padded step of the base can be traced.
+    """
+    base_config, rows = load_config(base.path), TokenRows(run / "tokens" / "train.safetensors")
+    layout = choose_layout(config, base_config, rows)
+    planner = Planner(config, base, base_config, rows, device, choose_dtype(config, device), layout)
     try:
-        prediction = predict(config, longest)
+        return replace(planner, prediction=planner.predict(config, planner.longest))
     except LAYOUT_FAILURES as error:
         if layout.kind == "padded":
             raise ModelError(f"model type {base_config.model_type!r}", f"a step of it fails ({error})") from None
         reason = f"The base cannot attend over packs ({type(error).__name__}), so rows are padded."
-        layout = replace(layout, kind="padded", reason=reason)
-        prediction = predict(config, longest)
-    budget = memory_budget_bytes(config.memory_budget, device)
-    plan: dict[str, Any] = {
-        "layout": layout.kind,
-        "layout_reason": layout.reason,
-        "pack_tokens": layout.pack_tokens,
-        "keeps_prefix": layout.keeps_prefix,
-        "effective_batch_size": config.effective_batch_size,
-        "optimizer_steps": layout.schedule.steps,
-        "steps_per_epoch": -(-len(rows) // config.effective_batch_size),
-        "tokens_per_epoch_padded": layout.epoch_tokens["padded"],
-        "tokens_per_epoch": layout.epoch_tokens[layout.kind],
-        "peak_bytes": prediction.peak_bytes,
-        "budget_bytes": budget,
-        "fits": prediction.peak_bytes <= budget,
-        "breakdown": prediction.breakdown,
-        "bits": config.bits,
-        "quantized": prediction.quantized.as_json() if prediction.quantized else None,
-        "changes": [],
-        "dtype": dtype,
-        "device": device,
-    }
-    fit = None
-    if not plan["fits"]:
-        events.note("The step does not fit into memory: looking for the cheapest change that does.")
-        fit = find_fit(config, lambda changed, limit: predict(changed, limit).peak_bytes, budget, longest)
-        plan["changes"] = fit.changes if fit else []
-    seconds = seconds_per_step(plan, base.path, supervised_tokens(rows))
-    plan |= {"seconds_per_step": seconds, "seconds": round(seconds * plan["optimizer_steps"], 1)}
-    write_json(out / "plan.json", plan)
-    return StageResult(check_plan(plan, fit), {key: value for key, value in plan.items() if key != "seconds"})
+        return replace(planner, layout=replace(layout, kind="padded", reason=reason))
 
 
 def choose_dtype(config: PlanKeys, device: str) -> str:
@@ -111,7 +171,8 @@ def choose_dtype(config: PlanKeys, device: str) -> str:
         return "float16" if config.fp16 else "bfloat16"
     if device == "cpu" or config.bf16 is False:
         return "float32"
-    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    # A card that is not here is taken for one of the last years.
+    has_bfloat16 = not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
     return "bfloat16" if has_bfloat16 else "float32" if config.fp16 is False else "float16"
 
 
@@ -140,13 +201,18 @@ def supervised_tokens(rows: TokenRows) -> int:
     return sum(int(row.mask.sum()) for row in rows)
 
 
+def bytes_of(text: str, where: str) -> int:
+    """The bytes that `24GiB` and the like mean."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMG]i?B)\s*", text)
+    if not match:
+        raise RecipeError(where, f"found {text!r}", expected="a size such as 24GiB")
+    return int(float(match[1]) * UNITS[match[2]])
+
+
 def memory_budget_bytes(text: str | None, device: str) -> int:
-    """The bytes that `24GiB` and the like mean; without a text, what is free on the device now."""
+    """What the recipe allows; without a word, what is free on the device now."""
     if text is not None:
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([KMG]i?B)\s*", text)
-        if not match:
-            raise RecipeError("memory_budget", f"found {text!r}", expected="a size such as 24GiB")
-        return int(float(match[1]) * UNITS[match[2]])
+        return bytes_of(text, "memory_budget")
     if device == "cuda":
         import torch
 
