@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from tunewright.artifacts import RunDirectory
+    from tunewright.evidence import Evidence
 
 
 class State:
@@ -95,6 +96,20 @@ def listening(as_json: bool, run: "RunDirectory | None" = None, quiet_evidence: 
         yield Events(run.events_path if run else None, (terminal,))
     finally:
         terminal.close()
+
+
+def report_verdict(evidence: "list[Evidence]", as_json: bool) -> None:
+    """Print what a verification found, with its verdict and cause; leave with 3 if anything failed."""
+    from tunewright.evidence import as_verdict
+    from tunewright.terminal import print_json
+
+    if not as_json:
+        report_evidence({"verify": evidence}, as_json)
+        return
+    found = as_verdict(evidence)
+    print_json(found)
+    if found["verdict"] == "fail":
+        raise typer.Exit(3)
 
 
 def report_evidence(evidence: dict[str, Any], as_json: bool, failure_code: int = 3) -> None:
