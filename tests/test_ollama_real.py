@@ -65,6 +65,7 @@ def test_ollama_sends_what_was_trained(real: RealOllama, gguf: Path, finished_ru
             count = len(supervisor.prompt_ids(prompt))
             assert (engine.prompt_tokens(prompt), endpoint.prompt_tokens(prompt)) == (count, count)
             assert real.prompts()[-1:] in ([], [prompt.text(supervisor.template)])
+        endpoint.close()
         engine.close()
 
 

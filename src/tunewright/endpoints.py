@@ -1,6 +1,7 @@
 """Finished runs and servers: make a run's model in Ollama, and verify that what a server serves is what was trained."""
 
 import re
+from contextlib import ExitStack, closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -29,15 +30,16 @@ def verify_endpoint(
     if model is None:
         raise UsageError("--model", "it is missing", expected="what the endpoint calls the model")
     engine: TextEngine
-    if api == "ollama":
-        engine = OllamaEngine(OllamaServer(url), model, f"{model}, Ollama", n_ctx=None)
-    else:
-        engine = OpenAIEngine(with_path(url), model, f"{model}, endpoint", key_variable)
     events.stage = "verify"
-    try:
+    with ExitStack() as opened:
+        if api == "ollama":
+            server = opened.enter_context(closing(OllamaServer(url)))
+            engine = OllamaEngine(server, model, f"{model}, Ollama", n_ctx=None)
+        else:
+            engine = opened.enter_context(
+                closing(OpenAIEngine(with_path(url), model, f"{model}, endpoint", key_variable))
+            )
         return check_endpoint(recipe.section(VerifyKeys), run, engine, events)
-    finally:
-        engine.close()
 
 
 def export_to_ollama(run_path: Path, name: str | None, host: str | None, events: Events) -> list[Evidence]:

@@ -24,7 +24,7 @@ from tunewright.recipe import VerifyKeys
 from tunewright.verify.prompt_counts import explain_counts
 
 # Of the answers, how many may leave the recorded one where its choice was clear, and how many at all, near ties among
-# them. Calibrated in docs/calibration.md.
+# them. Where clean and damaged runs stand against it: benchmarks/calibration.py.
 CLEAR_LIMIT = 0.25
 DEPARTURE_LIMIT = 0.5
 MUCH_NEARER = 10.0
