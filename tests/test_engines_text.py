@@ -10,7 +10,7 @@ import pytest
 
 from tunewright.chat.conversation import Message, ToolCall
 from tunewright.chat.prompt import Prompt
-from tunewright.engines.canaries import Canary, compare_text_with_canaries, text_agreement
+from tunewright.engines.interface import ShownToken
 from tunewright.engines.ollama import OllamaEngine, request_of
 from tunewright.engines.ollama_server import ModelSource, OllamaServer, ollama_url
 from tunewright.engines.ollama_template import check_created, guess_template
@@ -58,7 +58,10 @@ class FakeOllama:
 
     def on_show(self, body: Any) -> list[Any]:
         made = self.models[body["model"]]
-        lines = [f"{name:30} {value}" for name, value in made.get("parameters", {}).items()]
+        said = {
+            name: value if isinstance(value, list) else [value] for name, value in made.get("parameters", {}).items()
+        }
+        lines = [f"{name:30} {json.dumps(value)}" for name, values in said.items() for value in values]
         return [
             {
                 "template": made.get("template", "{{ .Prompt }}"),
@@ -154,6 +157,8 @@ def test_what_the_server_shows_is_compared_with_what_was_sent(tmp_path: Path) ->
     source = ModelSource(gguf, "{{ .Content }}", "Be terse.", {"num_ctx": 9})
     server.create("mine", source)
     assert [item.verdict for item in check_created(server, "mine", source)] == ["pass"] * 3
+    changed = ModelSource(gguf, "{{ .Content }}", "Be terse.", {"num_ctx": 8})
+    assert check_created(server, "mine", changed)[2].detail == "Ollama shows num_ctx as [9], sent was [8]."
     other = ModelSource(gguf, "{{ .Other }}", None, {"num_ctx": 9, "stop": ["x"]})
     assert [(item.name, item.verdict) for item in check_created(server, "mine", other)] == [
         ("ollama_template", "fail"),
@@ -316,9 +321,23 @@ def test_an_endpoint_that_wants_the_newer_name_gets_it() -> None:
 
 def test_logprobs_are_returned_where_they_are_offered() -> None:
     tops = [{"token": "It", "logprob": -0.5}, {"token": "Is", "logprob": -2}]
-    offered = completion(logprobs={"content": [{"token": "It", "top_logprobs": tops}]})
-    assert endpoint(lambda _: httpx.Response(200, json=offered)).top_logprobs(HELLO, 1, 2) == [{"It": -0.5, "Is": -2.0}]
-    assert endpoint(lambda _: httpx.Response(200, json=completion())).top_logprobs(HELLO, 1, 2) is None
+    offered = completion(logprobs={"content": [{"token": "Is", "top_logprobs": tops}]})
+    shown = endpoint(lambda _: httpx.Response(200, json=offered)).shown_tokens(HELLO, 1, 2)
+    assert shown == [ShownToken("Is", ("It", "Is"), (-0.5, -2.0))]
+    assert [token.is_likeliest for token in shown] == [False]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, json=completion()),
+        httpx.Response(200, json=completion(logprobs={"content": [{"token": "It"}]})),
+        httpx.Response(400, text="logprobs are not supported"),
+        httpx.Response(422, text="extra fields not permitted"),
+    ],
+)
+def test_logprobs_that_are_not_offered_are_none(answer: httpx.Response) -> None:
+    assert endpoint(lambda _: answer).shown_tokens(HELLO, 1, 2) is None
 
 
 def test_a_call_of_a_tool_is_answered_as_text() -> None:
@@ -367,40 +386,3 @@ def test_a_password_in_the_address_is_not_shown() -> None:
     engine = OpenAIEngine("http://me:secret@host/v1", "m", "m", transport=transport)
     with pytest.raises(EngineError, match=r"^m at http://host/v1: it answered 500: down"):
         engine.answer(HELLO, 1)
-
-
-class Played:
-    """A text engine with given counts and answers."""
-
-    name = "played"
-
-    def prompt_tokens(self, prompt: Prompt) -> int:
-        return len(prompt.messages[-1].text)
-
-    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
-        return prompt.messages[-1].text[:max_new_tokens]
-
-    def close(self) -> None:
-        pass
-
-
-def test_canaries_are_compared_by_counts_and_by_text() -> None:
-    def canary(name: str, text: str, count: int, answer: str) -> Canary:
-        prompt = Prompt((Message("user", text),))
-        return Canary(name, prompt, tuple(range(count)), tuple(range(len(answer))), answer, ())
-
-    parity = compare_text_with_canaries(Played(), [canary("a", "abcd", 4, "abxx"), canary("b", "efgh", 3, "efgh")])
-    assert parity.as_json() == {
-        "engine": "played",
-        "prompt_tokens_equal": 0.5,
-        "text_agreement": 0.75,
-        "answers": {"a": "abcd", "b": "efgh"},
-    }
-
-
-@pytest.mark.parametrize(
-    ("found", "recorded", "share"),
-    [("", "", 1.0), ("x", "", 0.0), ("", "ab", 0.0), ("ab", "ab\ufffd", 1.0), ("abc", "ab", 1.0), ("a", "ab", 0.5)],
-)
-def test_agreement_is_the_share_before_the_texts_depart(found: str, recorded: str, share: float) -> None:
-    assert text_agreement(found, recorded) == share

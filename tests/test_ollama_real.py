@@ -2,24 +2,28 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from damage_scene import base_of
 from real_ollama import VARIABLE, RealOllama, real_ollama
+from served_models import weights_of, write_with_weights
 from tiny_model import CHAT_TEMPLATE
-from tunewright.artifacts import read_json
 from tunewright.chat.conversation import Message
 from tunewright.chat.prompt import Prompt
 from tunewright.chat.template import ChatTemplate
-from tunewright.engines.canaries import canary_from_json, compare_text_with_canaries
+from tunewright.endpoints import export_to_ollama, verify_endpoint
 from tunewright.engines.hf import open_supervisor
 from tunewright.engines.ollama import OllamaEngine
 from tunewright.engines.ollama_server import ModelSource
 from tunewright.engines.ollama_template import check_created, effect_on_count, guess_template, temporary_model
 from tunewright.engines.openai_api import OpenAIEngine
 from tunewright.errors import EngineError
+from tunewright.events import Events
+from tunewright.evidence import as_verdict
 from tunewright.export.go_template import go_template
 
 pytestmark = pytest.mark.skipif(not os.environ.get(VARIABLE), reason=f"set {VARIABLE} to an Ollama binary or URL")
@@ -65,17 +69,50 @@ def test_ollama_sends_what_was_trained(real: RealOllama, gguf: Path, finished_ru
         engine.close()
 
 
-def test_the_recorded_canaries_have_the_same_prompts_in_ollama(
-    real: RealOllama, gguf: Path, finished_run: Path
+def test_one_command_makes_the_runs_model_and_verifies_it(real: RealOllama, finished_run: Path) -> None:
+    evidence = export_to_ollama(finished_run, "from-a-run", real.server.url, Events())
+    assert [item for item in evidence if item.verdict == "fail"] == []
+    assert {"ollama_template", "ollama_system", "ollama_parameters"} < {item.name for item in evidence}
+    assert evidence[-1].name == "endpoint_gives_system_prompt"
+    again = verify_endpoint(finished_run, real.server.url, "from-a-run", "ollama", None, Events())
+    by_openai = verify_endpoint(finished_run, real.server.url, "from-a-run", "openai", None, Events())
+    real.server.delete("from-a-run")
+    assert as_verdict(again)["verdict"] == as_verdict(by_openai)["verdict"] == "pass"
+
+
+def base_served(run: Path, gguf: Path, scratch: Path) -> ModelSource:
+    weights = weights_of(base_of(run))
+    return source_of(write_with_weights(gguf, run / "merged", weights, scratch / "base.gguf"), CHAT_TEMPLATE)
+
+
+def template_with_one_space_more(run: Path, gguf: Path, scratch: Path) -> ModelSource:
+    source = source_of(gguf, CHAT_TEMPLATE)
+    return replace(source, template=(source.template or "").replace("<|im_start|>user\n", "<|im_start|>user \n"))
+
+
+def context_cut(run: Path, gguf: Path, scratch: Path) -> ModelSource:
+    return replace(source_of(gguf, CHAT_TEMPLATE), parameters={"stop": ["<|im_end|>"], "num_ctx": 64})
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        (base_served, "the endpoint serves the base"),
+        (template_with_one_space_more, "another chat template"),
+        (context_cut, "the context is cut"),
+    ],
+)
+def test_a_model_in_ollama_that_is_not_what_was_trained_is_told(
+    real: RealOllama,
+    gguf: Path,
+    finished_run: Path,
+    tmp_path: Path,
+    damage: Callable[[Path, Path, Path], ModelSource],
+    cause: str,
 ) -> None:
-    recorded = read_json(finished_run / "adapter" / "canaries.json")["canaries"]
-    canaries = [canary_from_json(item) for item in recorded][:4]
-    with temporary_model(real.server, source_of(gguf, CHAT_TEMPLATE)) as model:
-        engine = OllamaEngine(real.server, model, "Ollama", N_CTX)
-        parity = compare_text_with_canaries(engine, canaries)
-        engine.close()
-    assert parity.prompt_tokens_equal == 1.0
-    assert set(parity.answers) == {canary.id for canary in canaries}
+    with temporary_model(real.server, damage(finished_run, gguf, tmp_path)) as model:
+        found = as_verdict(verify_endpoint(finished_run, real.server.url, model, "ollama", None, Events()))
+    assert cause in found["cause"]
 
 
 def test_left_alone_ollama_loses_the_default_system_prompt(real: RealOllama, gguf: Path) -> None:

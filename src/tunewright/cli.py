@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from tunewright import service_commands
-from tunewright.commands import State, kept_run, listening, overrides_of, report_evidence, run_until
+from tunewright.commands import State, kept_run, listening, overrides_of, report_evidence, report_verdict, run_until
 from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError, environment_error
 
 app = typer.Typer(
@@ -237,14 +237,22 @@ def export(
     gguf_format: Annotated[
         str, typer.Option("--format", help="q8_0, f16, bf16, f32, q6_k, q5_k_m or q4_k_m.")
     ] = "q8_0",
+    to: Annotated[
+        str | None, typer.Option(help="ollama: make the run's model in a running Ollama, and verify it there.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Its name in Ollama; default: the run's.")] = None,
+    server: Annotated[str | None, typer.Option(help="Where Ollama listens; default: OLLAMA_HOST.")] = None,
     override: Override = None,
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert to GGUF with llama.cpp's own converter, and write the Modelfile and the model card.
 
-    Example: tunewright export merged --out model-q8_0.gguf
+    Example: tunewright export merged --out model-q8_0.gguf, or tunewright export runs/triage --to ollama
     """
+    if to is not None:
+        export_to(to, target, name, server, as_json)
+        return
     if target is not None and out is None:
         run_until("export", str(target), override=override, as_json=as_json, again=again)
         return
@@ -261,19 +269,43 @@ def export(
     report_evidence({"export": evidence}, as_json)
 
 
+def export_to(to: str, run: Path | None, name: str | None, server: str | None, as_json: bool) -> None:
+    if to != "ollama" or run is None:
+        raise UsageError("tunewright export", f"found --to {to}", expected="RUN --to ollama")
+    from tunewright.endpoints import export_to_ollama
+
+    with listening(as_json) as listener:
+        evidence = export_to_ollama(run, name, server, listener)
+    report_verdict(evidence, as_json)
+
+
 @app.command()
 def verify(
     target: Annotated[Path, typer.Argument(help="A finished run directory, or any 16-bit checkpoint directory.")],
+    endpoint: Annotated[
+        str | None, typer.Option(help="A server that serves the run's model, such as http://127.0.0.1:8080/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="What the endpoint calls the model.")] = None,
+    api: Annotated[str, typer.Option(help="What the endpoint speaks: openai or ollama.")] = "openai",
+    key_variable: Annotated[
+        str | None, typer.Option(help="The environment variable that holds the endpoint's key.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check again that every artifact is what it claims to be, and that each says what the trained model said."""
+    """Check again that every artifact is what it claims to be, and that each says what the trained model said.
+
+    With --endpoint a served model is asked instead. Example: tunewright verify RUN --endpoint URL --model NAME
+    """
+    from tunewright.endpoints import verify_endpoint
     from tunewright.paths import verify_checkpoint, verify_run
 
-    State.as_json = as_json
     with listening(as_json) as listener:
-        whole_run = (target / "manifests").is_dir()
-        evidence = verify_run(target, listener) if whole_run else verify_checkpoint(target)
-    report_evidence({"verify": evidence}, as_json)
+        if endpoint is not None:
+            evidence = verify_endpoint(target, endpoint, model, api, key_variable, listener)
+        else:
+            whole_run = (target / "manifests").is_dir()
+            evidence = verify_run(target, listener) if whole_run else verify_checkpoint(target)
+    report_verdict(evidence, as_json)
 
 
 @app.command()

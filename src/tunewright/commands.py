@@ -139,6 +139,20 @@ def listening(as_json: bool, run: "RunDirectory | None" = None, quiet_evidence: 
         terminal.close()
 
 
+def report_verdict(evidence: "list[Evidence]", as_json: bool) -> None:
+    """Print what a verification found, with its verdict and cause; leave with 3 if anything failed."""
+    from tunewright.evidence import as_verdict
+    from tunewright.terminal import print_json
+
+    if not as_json:
+        report_evidence({"verify": evidence}, as_json)
+        return
+    found = as_verdict(evidence)
+    print_json(found)
+    if found["verdict"] == "fail":
+        raise typer.Exit(3)
+
+
 def report_evidence(evidence: dict[str, Any], as_json: bool, failure_code: int = 3) -> None:
     """Print evidence by stage; leave with `failure_code` if any failed."""
     from tunewright.terminal import print_evidence, print_json

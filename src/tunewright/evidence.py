@@ -78,5 +78,13 @@ def validate_gates(evidence: list[Evidence], accepted: frozenset[str], where: st
         raise GateError(where, found, mend=f"Mend the cause, or go on knowingly with {names}.")
 
 
+def as_verdict(evidence: list[Evidence]) -> dict[str, Any]:
+    """`verdict`, `cause` and `evidence`; the cause is the first failure's, as checks stand in the order of causes."""
+    failures = [item for item in evidence if item.verdict == "fail"]
+    cause = (failures[0].detail or failures[0].name) if failures else ""
+    items = [item.as_json() for item in evidence]
+    return {"verdict": "fail" if failures else "pass", "cause": cause, "evidence": items}
+
+
 def evidence_from_json(data: list[dict[str, Any]]) -> list[Evidence]:
     return [Evidence(**item) for item in data]

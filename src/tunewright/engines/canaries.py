@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tunewright.chat.prompt import Prompt, prompt_from_json
-from tunewright.engines.interface import Engine, TextEngine, TopLogprobs
+from tunewright.engines.interface import Engine, TopLogprobs
 
 CANARIES = "canaries.json"
 QUANTIZED_CANARIES = "canaries_quantized.json"
@@ -127,7 +127,7 @@ def compare_with_canaries(engine: Engine, canaries: Sequence[Canary]) -> Parity:
         same += [recorded.ids[0] == found.ids[0] for recorded, found in zip(canary.top, scored, strict=True)]
         clear += [recorded.lead >= CLEAR_LEAD for recorded in canary.top]
         kl += sum(kl_divergence(recorded, found) for recorded, found in zip(canary.top, scored, strict=True))
-        agreement += _common_prefix(found_ids, canary.answer_ids) / len(canary.answer_ids)
+        agreement += common_prefix(found_ids, canary.answer_ids) / len(canary.answer_ids)
         answers[canary.id] = engine.decode(found_ids)
     agreeing = [is_same for is_same, is_clear in zip(same, clear, strict=True) if is_clear]
     return Parity(
@@ -139,42 +139,6 @@ def compare_with_canaries(engine: Engine, canaries: Sequence[Canary]) -> Parity:
         greedy_agreement=agreement / len(canaries),
         answers=answers,
     )
-
-
-@dataclass(frozen=True)
-class TextParity:
-    """How an engine that shows only text and counts compares with the recorded canaries.
-
-    Attributes:
-        engine: its name.
-        prompt_tokens_equal: share of canaries whose prompt has as many tokens as was recorded.
-        text_agreement: mean share of the recorded answer's characters before the engine's own greedy answer departs.
-        answers: the engine's greedy answers by canary id.
-    """
-
-    engine: str
-    prompt_tokens_equal: float
-    text_agreement: float
-    answers: dict[str, str]
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def compare_text_with_canaries(engine: TextEngine, canaries: Sequence[Canary]) -> TextParity:
-    """Count the recorded prompts with `engine` and let it answer them, each to the recorded length."""
-    counts = [engine.prompt_tokens(canary.prompt) for canary in canaries]
-    answers = {canary.id: engine.answer(canary.prompt, len(canary.answer_ids)) for canary in canaries}
-    equal = [count == len(canary.prompt_ids) for count, canary in zip(counts, canaries, strict=True)]
-    agreement = [text_agreement(answers[canary.id], canary.answer) for canary in canaries]
-    return TextParity(engine.name, sum(equal) / len(equal), sum(agreement) / len(agreement), answers)
-
-
-def text_agreement(found: str, recorded: str) -> float:
-    """The share of `recorded` before `found` departs; two empty answers agree."""
-    # An answer that was cut within a character ends with the sign for broken text, which servers leave out.
-    recorded = recorded.rstrip("\ufffd")
-    return _common_prefix(found, recorded) / len(recorded) if recorded else float(not found)
 
 
 def kl_divergence(recorded: TopLogprobs, found: TopLogprobs) -> float:
@@ -193,5 +157,5 @@ def kl_divergence(recorded: TopLogprobs, found: TopLogprobs) -> float:
     return max(divergence + p_rest * math.log(p_rest / q_rest), 0.0)
 
 
-def _common_prefix(left: Sequence[Any], right: Sequence[Any]) -> int:
+def common_prefix(left: Sequence[Any], right: Sequence[Any]) -> int:
     return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))

@@ -30,6 +30,27 @@ class TopLogprobs:
         return self.logprobs[0] - self.logprobs[1]
 
 
+@dataclass(frozen=True)
+class ShownToken:
+    """One position of an answer as a server shows it.
+
+    Attributes:
+        text: of the token that the server took.
+        top: the texts of the likeliest tokens, as the server lists them.
+        logprobs: natural logarithms of their probabilities.
+    """
+
+    text: str
+    top: tuple[str, ...]
+    logprobs: tuple[float, ...]
+
+    @property
+    def is_likeliest(self) -> bool:
+        """Whether no other token is listed as likelier; so it is said of a token that is not listed, too."""
+        taken = [logprob for text, logprob in zip(self.top, self.logprobs, strict=True) if text == self.text]
+        return not taken or max(taken) >= max(self.logprobs)
+
+
 class Engine(Protocol):
     """One loaded model; `name` says which artifact in which program, as `merged, Hugging Face`."""
 
@@ -59,8 +80,11 @@ class TextEngine(Protocol):
     def prompt_tokens(self, prompt: Prompt) -> int:
         """How many tokens the engine sends to the model, ending where the answer begins."""
 
-    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
-        """The greedy answer, without the stop token that ended it."""
+    def answer(self, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> str:
+        """The greedy answer, without the stop token that ended it. A greedy answer is the same for every seed."""
+
+    def shown_tokens(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> list[ShownToken] | None:
+        """The greedy answer token by token, with the likeliest ones; None where the server does not offer that."""
 
     def close(self) -> None:
         """Let go of the model; the engine cannot be used afterwards."""

@@ -15,7 +15,7 @@ from tunewright.engines.ollama_server import OllamaServer
 from tunewright.errors import EngineError
 
 # Greedy, and nothing that changes probabilities: Ollama's default repeat penalty of 1.1 changes even greedy answers.
-GREEDY = {"temperature": 0, "seed": 0, "repeat_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
+GREEDY = {"temperature": 0, "repeat_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0}
 PROBE = {"messages": [{"role": "user", "content": "How many tokens are these?"}]}
 
 
@@ -27,9 +27,10 @@ class OllamaEngine:
         model: its name there.
         name: for tables and messages.
         n_ctx: context in tokens; a prompt with its answer has to fit, else Ollama drops messages without a word.
+            None leaves the context to the model, as clients do.
     """
 
-    def __init__(self, server: OllamaServer, model: str, name: str, n_ctx: int) -> None:
+    def __init__(self, server: OllamaServer, model: str, name: str, n_ctx: int | None) -> None:
         self.server = server
         self.model = model
         self.name = name
@@ -41,18 +42,21 @@ class OllamaEngine:
         count = self._count(request_of(prompt))
         if count is None:
             raise EngineError(self.name, "Ollama does not say how many tokens the prompt has")
-        if count >= self.n_ctx:
+        if self.n_ctx is not None and count >= self.n_ctx:
             raise EngineError(self.name, f"the prompt fills the context of {self.n_ctx} tokens", mend="Raise num_ctx.")
         return count
 
-    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
-        message = self._chat(request_of(prompt), max_new_tokens)["message"]
+    def answer(self, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> str:
+        message = self._chat(request_of(prompt), max_new_tokens, seed)["message"]
         functions = [call.get("function") or {} for call in message.get("tool_calls") or ()]
         calls = tuple(
             ToolCall(str(function.get("name")), json.dumps(function.get("arguments"), ensure_ascii=False))
             for function in functions
         )
         return Message("assistant", message["content"], tool_calls=calls).text
+
+    def shown_tokens(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> None:
+        """None: Ollama's own API does not offer them in every version; `/v1` may, as an OpenAI-compatible endpoint."""
 
     @cached_property
     def counts_cached_tokens(self) -> bool:
@@ -67,8 +71,10 @@ class OllamaEngine:
         count = self._chat(request, 1).get("prompt_eval_count")
         return int(count) if count else None
 
-    def _chat(self, request: dict[str, Any], num_predict: int) -> dict[str, Any]:
-        options = {**GREEDY, "num_predict": num_predict, "num_ctx": self.n_ctx}
+    def _chat(self, request: dict[str, Any], num_predict: int, seed: int = 0) -> dict[str, Any]:
+        options: dict[str, Any] = {**GREEDY, "num_predict": num_predict, "seed": seed}
+        if self.n_ctx is not None:
+            options["num_ctx"] = self.n_ctx
         return self.server.chat({"model": self.model, **request, "options": options})
 
 

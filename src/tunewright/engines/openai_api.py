@@ -13,12 +13,15 @@ import httpx
 
 from tunewright.chat.conversation import Message, ToolCall
 from tunewright.chat.prompt import Prompt
+from tunewright.engines.interface import ShownToken
 from tunewright.errors import EngineError, EnvironmentLackError
 
 SECONDS_TO_CONNECT = 5
 SECONDS_TO_ANSWER = 600
 LONGEST_QUOTE = 300
 GREEDY = {"temperature": 0, "seed": 0}
+# What servers answer to a request for log-probabilities that they do not have.
+NOT_OFFERED = (httpx.codes.BAD_REQUEST, httpx.codes.UNPROCESSABLE_ENTITY, httpx.codes.NOT_IMPLEMENTED)
 
 
 class OpenAIEngine:
@@ -61,33 +64,43 @@ class OpenAIEngine:
             raise self._failed("it does not say how many tokens the prompt has", mend="Use an endpoint with `usage`.")
         return int(count)
 
-    def answer(self, prompt: Prompt, max_new_tokens: int) -> str:
-        message = self._choice(self._chat(prompt, max_new_tokens))["message"]
+    def answer(self, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> str:
+        message = self._choice(self._chat(prompt, max_new_tokens, seed=seed))["message"]
         functions = [call.get("function") or {} for call in message.get("tool_calls") or ()]
         calls = tuple(ToolCall(str(function.get("name")), str(function.get("arguments"))) for function in functions)
         return Message("assistant", message.get("content") or "", tool_calls=calls).text
 
-    def top_logprobs(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> list[dict[str, float]] | None:
-        """For each position of the greedy answer the likeliest tokens' texts, with their log-probabilities.
-
-        Returns:
-            None where the endpoint does not offer them.
-        """
-        answered = self._chat(prompt, max_new_tokens, logprobs=True, top_logprobs=top_k)
-        positions = (self._choice(answered).get("logprobs") or {}).get("content")
-        if not positions:
+    def shown_tokens(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> list[ShownToken] | None:
+        response = self._ask(prompt, max_new_tokens, logprobs=True, top_logprobs=top_k)
+        if response.status_code in NOT_OFFERED:
             return None
-        return [{top["token"]: float(top["logprob"]) for top in position["top_logprobs"]} for position in positions]
+        positions = (self._choice(self._read(response)).get("logprobs") or {}).get("content")
+        if not positions or not all(position.get("top_logprobs") for position in positions):
+            return None
+        return [
+            ShownToken(
+                position["token"],
+                tuple(top["token"] for top in position["top_logprobs"]),
+                tuple(float(top["logprob"]) for top in position["top_logprobs"]),
+            )
+            for position in positions
+        ]
 
     def close(self) -> None:
         self._client.close()
 
     def _chat(self, prompt: Prompt, max_new_tokens: int, **more: Any) -> dict[str, Any]:
+        return self._read(self._ask(prompt, max_new_tokens, **more))
+
+    def _ask(self, prompt: Prompt, max_new_tokens: int, **more: Any) -> httpx.Response:
         body = {"model": self.model, **prompt.request(), **GREEDY, **more}
         response = self._post({**body, self._length: max_new_tokens})
         if response.status_code == httpx.codes.BAD_REQUEST and "max_completion_tokens" in response.text:
             self._length = "max_completion_tokens"  # what newer models of OpenAI's own call it
             response = self._post({**body, self._length: max_new_tokens})
+        return response
+
+    def _read(self, response: httpx.Response) -> dict[str, Any]:
         if response.status_code != httpx.codes.OK:
             raise self._failed(f"it answered {response.status_code}: {self._quoted(response.text)}")
         try:

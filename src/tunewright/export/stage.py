@@ -55,8 +55,7 @@ class Trained:
 
 def run(config: ExportKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
     validate_formats(config.export_formats)
-    facts = read_json(run / "tokens/template.json")
-    trained = Trained(template_from_json(facts), facts, served_system_prompt(config.system_prompt, facts))
+    trained = trained_in(config, run)
     export = out / "export"
     evidence: list[Evidence] = []
     for name in config.export_formats:
@@ -64,12 +63,26 @@ def run(config: ExportKeys, run: RunDirectory, out: Path, events: Events) -> Sta
         evidence += export_gguf(name, run / "merged", export, trained, events, first=name == config.export_formats[0])
     first = export / f"model-{config.export_formats[0]}.gguf"
     gguf = read_gguf_facts(first)
-    context = planned_context(config.num_ctx, facts["longest_row_tokens"], gguf.context_length or facts_context(run))
-    model = OllamaModel(first.name, "", trained.system, facts["stop_tokens"], context, config.temperature)
+    model = served_model(config, run, trained, gguf)
     evidence.append(write_modelfile(model, trained, gguf, export / "Modelfile"))
     sizes = {name: (export / f"model-{name}.gguf").stat().st_size for name in config.export_formats}
-    write_card(config, run, export, trained, context)
-    return StageResult(evidence, {"formats": config.export_formats, "bytes": sizes, "num_ctx": context})
+    write_card(config, run, export, trained, model.num_ctx)
+    served = {"system": model.system, "stop": model.stop_tokens, **model.numbers}
+    facts = {"formats": config.export_formats, "bytes": sizes, "num_ctx": model.num_ctx, "modelfile": served}
+    return StageResult(evidence, facts)
+
+
+def trained_in(config: ExportKeys, run: RunDirectory) -> Trained:
+    facts = read_json(run / "tokens/template.json")
+    return Trained(template_from_json(facts), facts, served_system_prompt(config.system_prompt, facts))
+
+
+def served_model(config: ExportKeys, run: RunDirectory, trained: Trained, gguf: GgufFacts) -> OllamaModel:
+    """The model of a GGUF as Ollama is told of it, but for its template, which has to be proven."""
+    longest = trained.facts["longest_row_tokens"]
+    context = planned_context(config.num_ctx, longest, gguf.context_length or facts_context(run))
+    stops = trained.facts["stop_tokens"]
+    return OllamaModel(gguf.header.path.name, "", trained.system, stops, context, config.temperature)
 
 
 def facts_context(run: RunDirectory) -> int:

@@ -12,11 +12,13 @@ from typing import Any
 from tunewright.errors import ArtifactError
 from tunewright.evidence import Evidence, equal, failed
 from tunewright.models.gguf_header import GgufHeader, read_gguf_header
+from tunewright.models.gguf_settings import check_settings
 from tunewright.models.gguf_tensors import check_gguf_tensors
 
 # llama.cpp's enum llama_token_type.
 NORMAL_TOKEN = 1
 SPACE = "▁"
+OTHER_TOKENIZER = "The tokenizer is another model's"
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ def check_gguf(
         merged_directory: the checkpoint it was converted from; without it weights and vocabulary are not compared.
 
     Returns:
-        `gguf_complete`, `gguf_chat_template`, `gguf_stop_token`, `gguf_tensors` and `gguf_tokenizer`; only the first,
-        as a failure, where the file cannot be read.
+        `gguf_complete`, `gguf_chat_template`, `gguf_stop_token`, `gguf_settings`, `gguf_tensors` and `gguf_tokenizer`;
+        only the first, as a failure, where the file cannot be read.
 
     Raises:
         ArtifactError: the merged checkpoint is missing or damaged.
@@ -95,6 +97,7 @@ def check_gguf(
         check_stop_token(facts, stop_ids),
     ]
     if merged_directory is not None:
+        evidence.append(check_settings(facts.header, merged_directory))
         evidence.append(check_gguf_tensors(facts.header, merged_directory))
         evidence.append(check_tokenizer(facts, merged_directory))
     return evidence
@@ -158,10 +161,9 @@ def check_tokenizer(facts: GgufFacts, merged_directory: Path) -> Evidence:
     detail = f"{len(expected)} tokens, all as in the checkpoint's tokenizer."
     if wrong:
         found = facts.tokens[wrong[0]] if wrong[0] < len(facts.tokens) else None
-        detail = (
-            f"token {wrong[0]} is {found!r} in the GGUF and {expected[wrong[0]]!r} in the checkpoint. "
-            "The tokenizer is another model's: export again."
-        )
+        cause = "The vocabulary is shifted by one" if is_shifted(facts.tokens, expected) else OTHER_TOKENIZER
+        told = f"token {wrong[0]} is {found!r} in the GGUF and {expected[wrong[0]]!r} in the checkpoint."
+        detail = f"{told} {cause}: export again."
     elif lacks_merge_order(facts.header.metadata):
         wrong = list(range(len(expected)))
         detail = (
@@ -169,6 +171,14 @@ def check_tokenizer(facts: GgufFacts, merged_directory: Path) -> Evidence:
             "tokenizer. The converter needs the base's tokenizer.model: put it into the merged directory."
         )
     return equal("gguf_tokenizer", len(wrong), 0, detail)
+
+
+def is_shifted(found: list[str], expected: list[str | None]) -> bool:
+    """Whether nearly every token stands one place further, or one place nearer, than it should."""
+    down = zip(found[1:], expected, strict=False)
+    up = zip(found, expected[1:], strict=False)
+    most = 0.9 * len(expected)
+    return any(sum(is_same_token(a, b) for a, b in pairs) > most for pairs in (down, up))
 
 
 def is_same_token(found: str, expected: str | None) -> bool:

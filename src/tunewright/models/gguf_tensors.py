@@ -17,6 +17,7 @@ from tunewright.artifacts import read_json
 from tunewright.errors import ArtifactError
 from tunewright.evidence import Evidence
 from tunewright.models.ggml_blocks import BLOCKS, encoded, encoder
+from tunewright.models.gguf_diagnosis import diagnose_values
 from tunewright.models.gguf_header import GgufHeader, GgufTensor
 
 # How llama.cpp's converter changes values on the way, by the class named in config.json (conversion/*.py).
@@ -24,6 +25,7 @@ ROTARY_ROWS_INTERLEAVED = {"LlamaForCausalLM", "MistralForCausalLM", "GraniteFor
 VALUES_UNCHANGED = {"Qwen2ForCausalLM", "Qwen3ForCausalLM", "Phi3ForCausalLM"}
 NOT_CONVERTED = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 ADDED_BY_CONVERTER = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
+DIAGNOSED = 3  # As many faults as are shown; each is looked at whole.
 ELEMENTS_AT_A_TIME = 1 << 23
 
 Floats = NDArray[np.float32]
@@ -162,10 +164,20 @@ def compare_tensor(
     result.largest_error = max(result.largest_error, worst)
     if worst <= 1:
         result.agreeing += 1
-    else:
-        result.faults.append(
-            f"{tensor.name} differs from {name} by {worst:.4g} times what rounding to {tensor.type} costs"
-        )
+        return
+    told = f"{tensor.name} differs from {name} by {worst:.4g} times what rounding to {tensor.type} costs"
+    known = len(result.faults) < DIAGNOSED and explain_values(gguf_path, tensor, expected.float().numpy(), heads)
+    result.faults.append(f"{told}: {known}" if known else told)
+
+
+def explain_values(gguf_path: Path, tensor: GgufTensor, expected: Floats, heads: int | None) -> str:
+    found = np.concatenate([values for _, values in dequantized_rows(gguf_path, tensor)])
+    ordered = expected if heads is None else expected[interleaved_rows(len(expected), heads)]
+
+    def agree(wanted: Floats, there: Floats) -> bool:
+        return worst_error(wanted, there, tensor.type) <= 1
+
+    return diagnose_values(ordered, found, None if heads is None else expected, agree)
 
 
 def compare_blocks(

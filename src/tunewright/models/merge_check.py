@@ -16,13 +16,17 @@ import torch
 from tunewright.artifacts import read_json
 from tunewright.events import Events
 from tunewright.evidence import Evidence, equal
-from tunewright.models.merge_diagnosis import diagnose, few_elements
+from tunewright.models.checkpoint_directory import merged_config, with_older_names
+from tunewright.models.merge_changes import Change, Lora
+from tunewright.models.merge_diagnosis import Scale, diagnose, displaced, few_elements
 from tunewright.models.merge_plan import OpenMerge, plan_merge
 from tunewright.models.safetensors_file import StoredTensor, TensorReader, stored_tensors
 from tunewright.parallel import threads_for_blocks
 
 TEXT_KEYS = ("quantization_config", "compression_config")
 DIAGNOSED = 8
+HALF_BYTES = 2
+TELLING_VALUES = 4  # A row of so few different numbers, such as a norm of ones, is like many others.
 
 
 @dataclass
@@ -92,6 +96,7 @@ def check_merged(base_path: Path, adapter_path: Path, merged_path: Path, events:
         equal("tensors_not_finite", len(findings.not_finite), 0, ", ".join(sorted(findings.not_finite)[:3])),
         equal("adapter_changes_the_base", bool(findings.moved), True, f"{len(findings.moved)} tensors moved."),
         *check_config(merged_path, plan.settings),
+        check_settings(base_path, merged_path, plan.settings),
     ]
 
 
@@ -106,6 +111,18 @@ def check_config(merged_path: Path, settings: dict[str, Any] | None = None) -> l
         stated = config[key] if key in config or not isinstance(text, dict) else text.get(key)
         evidence.append(equal(f"config_{key}", stated, value, "What config.json says, against the merged weights."))
     return evidence
+
+
+def check_settings(base_path: Path, merged_path: Path, settings: dict[str, Any]) -> Evidence:
+    """That `config.json` says what the base's says, but for what changes with the weights."""
+    found = read_json(merged_path / "config.json")
+    base = merged_config(read_json(base_path / "config.json"), torch.bfloat16, settings)
+    expected = with_older_names(base)
+    keys = sorted({*expected, *found} - {*TEXT_KEYS, *settings, "dtype", "torch_dtype"})
+    other = [key for key in keys if found.get(key) != expected.get(key)]
+    told = "; ".join(f"{key} is {found.get(key)!r}, {expected.get(key)!r} in the base" for key in other[:3])
+    detail = f"config.json was changed: {told}." if other else "config.json says what the base's says."
+    return equal("config_as_the_base", len(other), 0, detail)
 
 
 def compare(comparison: Comparison, events: Events) -> Findings:
@@ -146,11 +163,34 @@ def reason(comparison: Comparison, name: str) -> str:
     planned = merge.plan.tensors[name]
     if planned.source.shape != found.shape:
         return f"has shape {list(found.shape)}, expected {list(planned.source.shape)}"
+    if found.dtype.is_floating_point and found.dtype.itemsize > HALF_BYTES:
+        return f"is stored as {str(found.dtype).removeprefix('torch.')}, not in 16 bits"
+    if twin := twin_of(comparison, name, found):
+        return f"is {twin}: the two were exchanged"
     expected = merge.rounded(name, found.dtype)
     if planned.change is None:
-        return few_elements(expected, found) or "differs from the base"
+        return few_elements(expected, found) or displaced(expected, found) or "differs from the base"
     weight = merge.reader.read(planned.source).float()
-    return diagnose(weight, merge.rows(name) - weight, expected, found)
+    return diagnose(weight, merge.rows(name) - weight, expected, found, scale_of(planned.change, merge))
+
+
+def scale_of(change: Change, merge: OpenMerge) -> Scale | None:
+    if not isinstance(change, Lora):
+        return None
+    return Scale(change.scale, merge.adapter.tensors[change.a_key].shape[0])
+
+
+def twin_of(comparison: Comparison, name: str, found: torch.Tensor) -> str:
+    """The name of another tensor of the merge that begins as `found` does; empty if there is none."""
+    first = found[:1]
+
+    def begins_so(other: str) -> bool:
+        return same_bits(comparison.merge.rounded(other, found.dtype, 0, 1), first)
+
+    if len(set(first.flatten().tolist())) < TELLING_VALUES or begins_so(name):
+        return ""
+    alike = (each for each in comparison.shared if each != name and comparison.found[each].shape == found.shape)
+    return next((other for other in alike if begins_so(other)), "")
 
 
 def same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -196,10 +236,13 @@ def changed_detail(changed: set[str], reasons: dict[str, str], planned: dict[str
 
 def check_base(recorded: dict[str, Any], files: dict[str, str], tensors: dict[str, str]) -> Evidence:
     """That the base is the one that was trained on; names the tensors or files that changed."""
-    changed = changed_names(recorded["tensors"], tensors) or changed_names(recorded["files"], files)
+    changed_tensors = changed_names(recorded["tensors"], tensors)
+    changed = changed_tensors or changed_names(recorded["files"], files)
     detail = "Every tensor and file of the base is the one that was trained on."
     if changed:
         detail = f"The base {recorded['name']} is not the one that was trained on: {', '.join(changed[:3])} changed."
+    if len(changed_tensors) > len(tensors) / 2:
+        detail += f" {len(changed_tensors)} of {len(tensors)} tensors did: it is another revision, or another model."
     return equal("base_unchanged", len(changed), 0, detail)
 
 

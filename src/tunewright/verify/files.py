@@ -2,15 +2,17 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tunewright.artifacts import RunDirectory, read_json
 from tunewright.errors import TunewrightError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, equal, failed
-from tunewright.models.base import Base, generation_stop_ids, load_tokenizer
-from tunewright.models.gguf_file import check_gguf, first_difference
+from tunewright.models.base import Base, generation_stop_ids, load_tokenizer, stop_token_ids
+from tunewright.models.gguf_file import check_gguf, first_difference, read_gguf_facts
 from tunewright.models.merge_check import check_base, check_merged
 from tunewright.models.tensors import tensor_hashes
+from tunewright.verify.modelfile import check_modelfile
 
 TOKENIZER_TEXTS = (
     "In 2024, 12345 + 67 = 12412.",
@@ -44,7 +46,8 @@ def check_files(run: RunDirectory, base: Base, events: Events) -> list[Evidence]
             ),
         ):
             evidence.append(Evidence(f"{item.name}_{label}", item.value, item.limit, item.verdict, item.detail))
-    evidence += attempt("modelfile_same", lambda: [check_unchanged(run, "export", "export/Modelfile")])
+        evidence += attempt(f"gguf_bos_{label}", lambda path=path, label=label: [check_bos(run, path, label)])  # type: ignore[misc]
+    evidence += attempt("modelfile_same", lambda: [check_modelfile(run)])
     return evidence
 
 
@@ -66,12 +69,19 @@ def check_adapter(run: RunDirectory) -> Evidence:
     return equal("adapter_unchanged", not differences, True, detail)
 
 
-def check_unchanged(run: RunDirectory, stage: str, name: str) -> Evidence:
-    """That one file is still what its stage wrote, if it wrote one."""
-    manifest = run.require_manifest(stage)
-    differences = [text for text in run.differences(manifest) if text.startswith(f"{name} ")]
-    detail = "; ".join(differences) or f"{name} is what was written."
-    return equal(f"{Path(name).name.lower()}_same", not differences, True, detail)
+def check_bos(run: RunDirectory, path: Path, label: str) -> Evidence:
+    """That llama.cpp puts no BOS before the prompt that was not trained; one that the template writes it leaves out."""
+    gguf = read_gguf_facts(path)
+    canaries = read_json(run / "adapter" / "canaries.json")["canaries"]
+    trained = bool(canaries) and canaries[0]["prompt_ids"][0] == gguf.bos_id
+    good = trained or not gguf.adds_bos or gguf.bos_id is None
+    detail = "llama.cpp puts no token before the prompt that was not trained."
+    if not good:
+        detail = (
+            f"the GGUF has llama.cpp put a BOS, {gguf.tokens[gguf.bos_id or 0]}, before each prompt; the model was "
+            "trained without. Set add_bos_token to false in the base's tokenizer_config.json and export again."
+        )
+    return equal(f"gguf_bos_{label}", good, True, detail)
 
 
 def check_tokenizer(base: Path, merged: Path, chat_template: str, stop_ids: frozenset[int]) -> list[Evidence]:
@@ -86,14 +96,20 @@ def check_tokenizer(base: Path, merged: Path, chat_template: str, stop_ids: froz
             f"{len(differing)} of {len(TOKENIZER_TEXTS)} texts give other ids."
         )
     template = str(theirs.chat_template or "")
-    missing = stop_ids - generation_stop_ids(merged)
-    names = ours.convert_ids_to_tokens(sorted(missing))
-    stop_detail = f"merged/generation_config.json lacks the stop token {', '.join(names)}." if missing else ""
+    stated = generation_stop_ids(merged)
+    missing, extra = stop_ids - stated, stated - stop_ids - stop_token_ids(base, ours)
+    lacking = name_tokens(ours, missing)
+    stop_detail = f"merged/generation_config.json lacks the stop token {lacking}." if missing else ""
     return [
         equal("merged_tokenizer_same", not (differing or size), True, detail),
         equal("merged_chat_template_same", template == chat_template, True, template_detail(template, chat_template)),
         equal("merged_stop_tokens_missing", len(missing), 0, stop_detail),
+        equal("merged_stop_tokens_extra", len(extra), 0, f"merged/ also stops at {name_tokens(ours, extra)}."),
     ]
+
+
+def name_tokens(tokenizer: Any, ids: frozenset[int]) -> str:
+    return ", ".join(str(token) for token in tokenizer.convert_ids_to_tokens(sorted(ids))) or "nothing else"
 
 
 def template_detail(found: str, trained: str) -> str:

@@ -1,0 +1,263 @@
+"""A served model against what was trained: is it this run's, asked as it was trained, and answering as it learned?
+
+In go a finished run and an endpoint; out comes evidence. Always: a failure names the likeliest cause, found by asking
+again, by counting, and by letting the base answer. What cannot be seen from outside is not claimed: a template that
+gives other text in as many tokens looks like other weights, and a difference smaller than a near tie like rounding.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from tunewright.artifacts import RunDirectory, read_json
+from tunewright.chat.conversation import Message
+from tunewright.chat.supervise import Supervisor
+from tunewright.chat.trained import trained_template
+from tunewright.engines.canaries import CANARY_BATCH, Canary, canary_from_json, record_canaries
+from tunewright.engines.hf import open_hf_engine, open_supervisor
+from tunewright.engines.interface import TextEngine
+from tunewright.engines.served import NOT_DECODED, Departure, Served, ask, departure_of, differs_clearly, divergences
+from tunewright.errors import ArtifactError, EngineError
+from tunewright.events import Events
+from tunewright.evidence import Evidence, at_most, equal, fact, failed
+from tunewright.models.base import find_base
+from tunewright.recipe import VerifyKeys
+from tunewright.verify.prompt_counts import explain_counts
+
+# Of the answers, how many may leave the recorded one where its choice was clear, and how many at all, near ties among
+# them. Where clean and damaged runs stand against it: benchmarks/calibration.py.
+CLEAR_LIMIT = 0.25
+DEPARTURE_LIMIT = 0.5
+MUCH_NEARER = 10.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What an endpoint said to every canary, beside what was recorded."""
+
+    engine: TextEngine
+    supervisor: Supervisor
+    served: tuple[Served, ...]
+
+    @property
+    def heard(self) -> tuple[Served, ...]:
+        return tuple(served for served in self.served if not served.refusal)
+
+    @cached_property
+    def departures(self) -> tuple[Departure, ...]:
+        return tuple(self.departure(served.canary, served.text) for served in self.heard)
+
+    def departure(self, canary: Canary, text: str) -> Departure:
+        return departure_of(canary, text, self.supervisor.decode, self.supervisor.stop_ids)
+
+    @cached_property
+    def divergences(self) -> list[float]:
+        pairs = zip(self.heard, self.departures, strict=True)
+        found = [divergences(served, departure, self.text_of) for served, departure in pairs]
+        return [value for values in found for value in values or ()]
+
+    def text_of(self, token: int) -> str:
+        """A token's own text; empty for special tokens and parts of characters, which servers write as they like."""
+        text = self.supervisor.tokenizer.decode([token], skip_special_tokens=True)
+        return "" if NOT_DECODED in text else str(text)
+
+    @property
+    def share_kept(self) -> float:
+        """The share of answers that are the recorded ones to their end."""
+        pairs = zip(self.heard, self.departures, strict=True)
+        return mean([float(departure.is_whole(served.canary)) for served, departure in pairs]) or 0.0
+
+
+def check_endpoint(config: VerifyKeys, run: RunDirectory, engine: TextEngine, events: Events) -> list[Evidence]:
+    """Evidence on a served model, in the order in which causes lie: answers at all, prompts, sampling, weights.
+
+    Raises:
+        EngineError: it answers nothing at all.
+    """
+    validate_recorded(run)
+    answers = ask_all(run, config, engine, events)
+    evidence = [check_heard(answers)]
+    if answers.heard:
+        evidence += [check_counts(answers), check_repeats(answers), *check_answers(config, run, answers, events)]
+    return evidence
+
+
+def validate_recorded(run: RunDirectory) -> None:
+    """Raise `ArtifactError` if the canaries or the template are not what the run recorded."""
+    for stage, name in (("train", "adapter/canaries.json"), ("render", "tokens/template.json")):
+        changed = [text for text in run.differences(run.require_manifest(stage)) if text.startswith(f"{name} ")]
+        if changed:
+            raise ArtifactError(str(run / name), changed[0], mend="Without what was recorded nothing can be compared.")
+
+
+def ask_all(run: RunDirectory, config: VerifyKeys, engine: TextEngine, events: Events) -> Answers:
+    base = find_base(config, events)
+    supervisor = open_supervisor(base.path, base.name, trained_template(run))
+    canaries = [canary_from_json(item) for item in read_json(run / "adapter/canaries.json")["canaries"]]
+    progress = events.progress("canaries", len(canaries))
+    served = []
+    for canary in canaries:
+        served.append(ask(engine, canary))
+        progress.advance()
+    if all(each.refusal for each in served):
+        explain_silence(engine, canaries[0], served[0])
+    return Answers(engine, supervisor, tuple(served))
+
+
+def explain_silence(engine: TextEngine, canary: Canary, served: Served) -> None:
+    """Raise the endpoint's error unless it takes a shorter prompt, which makes the refusal a finding."""
+    last = canary.prompt.messages[-1:]
+    try:
+        engine.prompt_tokens(type(canary.prompt)(last))
+    except EngineError:
+        raise EngineError(engine.name, f"it answers nothing ({served.refusal})") from None
+
+
+def check_heard(answers: Answers) -> Evidence:
+    refused = [served for served in answers.served if served.refusal]
+    detail = f"It answered all {len(answers.served)} recorded prompts."
+    if refused:
+        longest = max(len(served.canary.prompt_ids) for served in refused)
+        detail = (
+            f"It refuses {len(refused)} of {len(answers.served)} recorded prompts, the longest of {longest} tokens, "
+            f"while it takes shorter ones: its context is cut short. {refused[0].refusal}"
+        )
+    return equal("endpoint_refusals", len(refused), 0, detail)
+
+
+def check_counts(answers: Answers) -> Evidence:
+    """That each prompt has as many tokens as was trained; else what was done to it."""
+    wrong = [served for served in answers.heard if served.tokens != len(served.canary.prompt_ids)]
+    detail = f"All {len(answers.heard)} prompts have as many tokens as were trained."
+    if wrong:
+        detail = explain_counts(answers.engine, answers.supervisor, [(s.canary, s.tokens) for s in answers.heard])
+    return equal("endpoint_prompt_tokens_other", len(wrong), 0, detail)
+
+
+def check_repeats(answers: Answers) -> Evidence:
+    """That a greedy answer does not depend on the seed."""
+    supervisor = answers.supervisor
+    clear = [
+        served
+        for served in answers.heard
+        if any(differs_clearly(served, text, supervisor.decode, supervisor.stop_ids) for text in served.again)
+    ]
+    varying = [served for served in answers.heard if set(served.again) - {served.text}]
+    other = clear or (varying if len(varying) > DEPARTURE_LIMIT * len(answers.heard) else [])
+    detail = f"{len(answers.heard)} answers are the same for every seed, asked at temperature 0."
+    if other:
+        pair = next(text for text in other[0].again if text != other[0].text)
+        detail = (
+            f"Asked at temperature 0, it answers differently from one seed to the next: {shortened(other[0].text)}, "
+            f"then {shortened(pair)}. The server forces a temperature: let it take the client's."
+        )
+    return equal("endpoint_answers_that_vary", len(other), 0, detail)
+
+
+def check_answers(config: VerifyKeys, run: RunDirectory, answers: Answers, events: Events) -> list[Evidence]:
+    """What it says, against what the trained model said."""
+    clear = mean([float(departure.clear and not departure.runs_on) for departure in answers.departures]) or 0.0
+    departing = 1 - answers.share_kept
+    kl = mean(answers.divergences)
+    wrong = clear > CLEAR_LIMIT or departing > DEPARTURE_LIMIT or (kl is not None and kl > config.gguf_kl_limit)
+    cause = explain_answers(config, answers, kl, events) if wrong else ""
+    count = len(answers.departures)
+    said = f"Share of {count} answers that leave the recorded one"
+    evidence = [
+        check_ends(answers),
+        at_most("endpoint_clear_departures", clear, CLEAR_LIMIT, f"{said} where its choice was clear."),
+        at_most("endpoint_departures", departing, DEPARTURE_LIMIT, f"{said} anywhere, near ties among them."),
+        divergence_evidence(answers, kl, config.gguf_kl_limit),
+    ]
+    return [evidence[0], *(with_cause(item, cause) for item in evidence[1:])]
+
+
+def divergence_evidence(answers: Answers, kl: float | None, limit: float) -> Evidence:
+    if kl is None:
+        said = "The endpoint shows no log-probabilities: text and counts are all that was compared."
+        return fact("endpoint_mean_kl", "not offered", said)
+    return at_most("endpoint_mean_kl", kl, limit, f"In nats, over {len(answers.divergences)} positions.")
+
+
+def with_cause(item: Evidence, cause: str) -> Evidence:
+    return replace(item, detail=cause) if item.verdict == "fail" else item
+
+
+def check_ends(answers: Answers) -> Evidence:
+    """That answers end where the trained model's did."""
+    on = [served for served, departure in zip(answers.heard, answers.departures, strict=True) if departure.runs_on]
+    if not on:
+        return equal("endpoint_answers_that_run_on", 0, 0, "No answer goes on where the trained model ended its turn.")
+    more = on[0].text[len(on[0].canary.answer) :]
+    stops = ", ".join(answers.supervisor.tokenizer.convert_ids_to_tokens(sorted(answers.supervisor.stop_ids)))
+    detail = (
+        f"{len(on)} answers go on where the trained model ended its turn, with {shortened(more)}. "
+        f"The server does not stop at {stops}: give it that stop token."
+    )
+    return failed("endpoint_answers_that_run_on", len(on), "= 0", detail)
+
+
+def explain_answers(config: VerifyKeys, answers: Answers, kl: float | None, events: Events) -> str:
+    """Why does it say something else, though it was asked the same?"""
+    if kl is not None and kl <= config.gguf_kl_limit:
+        return "Its probabilities are the trained model's, its choices are not: sampling settings change the answers."
+    if unlikely := unlikely_choices(answers):
+        return f"It took {unlikely} tokens although it shows likelier ones: sampling settings change the answers."
+    if answers_as_base(config, answers, kl, events):
+        return "It answers as the base does: the endpoint serves the base, not the model that was trained."
+    return (
+        "It answers neither as the trained model nor as its base: the endpoint serves another adapter or another "
+        "model, or these weights damaged."
+    )
+
+
+def unlikely_choices(answers: Answers) -> int:
+    shown = [token for served in answers.heard for token in served.shown or ()]
+    return sum(not token.is_likeliest for token in shown)
+
+
+def answers_as_base(config: VerifyKeys, answers: Answers, kl: float | None, events: Events) -> bool:
+    """Whether the base's own answers fit: by its probabilities where they are shown, else by its texts."""
+    said = {canary.id: canary for canary in base_canaries(config, answers, events)}
+    served = tuple(replace(each, canary=said[each.canary.id]) for each in answers.heard if each.canary.id in said)
+    as_base = replace(answers, served=served)
+    kl_of_base = mean(as_base.divergences) if served else None
+    if kl is not None and kl_of_base is not None:
+        return kl_of_base < kl / MUCH_NEARER
+    return as_base.share_kept >= DEPARTURE_LIMIT and as_base.share_kept > answers.share_kept
+
+
+def base_canaries(config: VerifyKeys, answers: Answers, events: Events) -> list[Canary]:
+    """What the untuned base says to the same prompts."""
+    events.note("Asking the base the same")
+    base = find_base(config, events)
+    engine = open_hf_engine(base.path, "base", CANARY_BATCH, template=answers.supervisor.template)
+    longest = max(len(served.canary.answer_ids) for served in answers.heard)
+    prompts = {served.canary.id: served.canary.prompt for served in answers.heard}
+    try:
+        return record_canaries(engine, prompts, longest)
+    finally:
+        engine.close()
+
+
+def check_system_prompt_given(
+    config: VerifyKeys, run: RunDirectory, engine: TextEngine, system: str | None
+) -> list[Evidence]:
+    """That a chat without a system message gets the trained one from the server."""
+    base = find_base(config)
+    supervisor = open_supervisor(base.path, base.name, trained_template(run))
+    first = canary_from_json(read_json(run / "adapter/canaries.json")["canaries"][0])
+    rest = tuple(message for message in first.prompt.messages if message.role != "system")
+    if system is None or rest == first.prompt.messages:
+        return []
+    trained = replace(first.prompt, messages=(Message("system", system), *rest))
+    wanted, found = len(supervisor.prompt_ids(trained)), engine.prompt_tokens(replace(first.prompt, messages=rest))
+    detail = f"A chat without a system message has {found} tokens, {wanted} with the trained one put in front."
+    return [equal("endpoint_gives_system_prompt", found, wanted, detail)]
+
+
+def mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def shortened(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
