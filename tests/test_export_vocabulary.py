@@ -14,6 +14,7 @@ from tunewright.events import Events
 from tunewright.export.converter import STRIPPING_TOKENS, convert_to_gguf, naming
 from tunewright.export.vocabulary import adds_first_space, lowest_score, merge_scores, takes_following_space
 from tunewright.models.base import load_tokenizer
+from tunewright.models.gguf_file import read_gguf_facts
 
 TEXTS = (
     "<|im_start|>user\nthe other rather thin, and of the nation<|im_end|>\n",
@@ -66,6 +67,18 @@ def test_llama_cpp_strips_behind_turns_where_the_tokenizer_does(battery: Path, t
     expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     assert "\n" not in "".join(tokenizer.convert_ids_to_tokens(expected[0]))
     assert ids_in_llama_cpp(directory, texts) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("bos", "added"), [("<|endoftext|>", False), ("<|im_start|>", True)])
+def test_no_engine_puts_a_bos_before_prompts_that_were_trained_without(
+    tiny_base: Path, tmp_path: Path, bos: str, added: bool
+) -> None:
+    """As with TinyLlama and Zephyr, whose tokenizers add one to any text, while their templates write none."""
+    directory = shutil.copytree(tiny_base, tmp_path / "merged")
+    change(directory / "tokenizer_config.json", bos_token=bos, add_bos_token=True)
+    convert_to_gguf(directory, tmp_path / "model.gguf", "bf16", Events())
+    assert read_gguf_facts(tmp_path / "model.gguf").adds_bos is added
 
 
 def test_a_token_has_the_score_of_the_first_merge_that_gives_it() -> None:

@@ -1,13 +1,14 @@
 """Runs llama.cpp's converter in this process, faster, and on weights that are merged as it reads them.
 
-usage: python -m tunewright.export.convert_driver CONVERTER WEIGHTS ARGUMENTS…
-(WEIGHTS: a pickled `VirtualWeights`, or `-` for the files themselves)
+usage: python -m tunewright.export.convert_driver CONVERTER WEIGHTS BOS ARGUMENTS…
+(WEIGHTS: a pickled `VirtualWeights`, or `-` for the files themselves; BOS: `none` where no engine is to put one before
+a prompt, `-` for what the tokenizer's configuration says)
 
 It is run as a process of its own, in which `gguf` is the converter's own copy; nothing else may import it. Always: what
 the converter writes is byte by byte what it would write by itself from a merged checkpoint on disk, but for what it
-does not read of a `tokenizer.json` (see `vocabulary`). Replaced besides are: where a tensor's bytes come from, the
-encoder of blocks (llama.cpp's own, called directly), and the order of work (the next tensors are made on all cores
-while one is written).
+does not read of a `tokenizer.json` or a template (see `vocabulary`). Replaced besides are: where a tensor's bytes come
+from, the encoder of blocks (llama.cpp's own, called directly), and the order of work (the next tensors are made on all
+cores while one is written).
 """
 
 import json
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.export.vocabulary import added_tokens, adds_first_space, lowest_score, merge_scores
+from tunewright.export.vocabulary import NO_BOS, added_tokens, adds_first_space, lowest_score, merge_scores
 from tunewright.models.ggml_blocks import encoded, encoder
 from tunewright.parallel import threads_for_blocks
 
@@ -31,10 +32,10 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 AHEAD_BYTES = 512 << 20
 
 
-def main(converter: Path, weights: str) -> None:
+def main(converter: Path, weights: str, bos: str) -> None:
     encode_with_llama_cpp()
     work_ahead()
-    complete_vocabulary()
+    complete_vocabulary(bos == NO_BOS)
     if weights != "-":
         read_virtual(pickle.loads(Path(weights).read_bytes()))  # noqa: S301  (its parent has just written it)
     runpy.run_path(str(converter), run_name="__main__")
@@ -83,8 +84,8 @@ def encode_with_llama_cpp() -> None:
     quants._apply_over_grouped_rows = over_rows
 
 
-def complete_vocabulary() -> None:
-    """Where the converter has a `tokenizer.json` alone, tell it what it does not read there."""
+def complete_vocabulary(without_bos: bool) -> None:
+    """Where the converter has a `tokenizer.json` alone, tell it what it does not read there; and of the BOS."""
     import gguf
 
     usual_init, usual_header = gguf.LlamaHfVocab.__init__, gguf.GGUFWriter.write_header_to_file
@@ -109,6 +110,10 @@ def complete_vocabulary() -> None:
         said = {key for part in writer.kv_data for key in part}
         if read and gguf.Keys.Tokenizer.ADD_PREFIX not in said:
             writer.add_add_space_prefix(adds_first_space(read))
+        if without_bos:
+            for part in writer.kv_data:
+                part.pop(gguf.Keys.Tokenizer.ADD_BOS, None)
+            writer.add_add_bos_token(False)
         usual_header(writer, path)
 
     gguf.LlamaHfVocab.__init__ = init
@@ -169,6 +174,6 @@ def made(entry: Any) -> np.ndarray[Any, Any]:
 
 
 if __name__ == "__main__":
-    _, script, weights, *arguments = sys.argv
+    _, script, weights, bos, *arguments = sys.argv
     sys.argv = [script, *arguments]
-    main(Path(script), weights)
+    main(Path(script), weights, bos)

