@@ -221,7 +221,9 @@ def stream_routes(streams: Streams, runs: Runs) -> APIRouter:
     @router.get("/runs/{name}/events", response_class=StreamingResponse)
     async def run_events(name: RunName, last: LastEventId = 0) -> Response:
         """The events of a run (`events.jsonl`) from its beginning or from `Last-Event-ID` on, as they come."""
-        runs.summary(name)
+        # A job that waits has no directory yet: its stream is silent until it has one.
+        if not streams.store.jobs("WHERE run_dir = ?", [str(runs.root / name)], 1):
+            runs.summary(name)
         return streamed(streams, lambda: streams.of_run(name, last))
 
     return router

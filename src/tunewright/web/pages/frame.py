@@ -1,5 +1,6 @@
 """What all pages share: the templates, the frame around a page, and figures in words."""
 
+import re
 import time
 from dataclasses import dataclass
 from functools import cache
@@ -8,6 +9,7 @@ from typing import Any
 
 from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from tunewright import __version__
 from tunewright.jobs.store import Store
@@ -64,9 +66,15 @@ def environment() -> Environment:
         "limit": numbers.limit,
         "moment": numbers.moment,
         "ago": ago,
+        "code": with_code,
     }
     found.globals |= {"asset": address_of, "version": __version__, "plural": numbers.plural}
     return found
+
+
+def with_code(text: str) -> Markup:
+    """Escaped text in which what stands between backticks is code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704
 
 
 def ago(moment: float) -> str:

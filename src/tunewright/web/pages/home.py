@@ -32,7 +32,6 @@ def home_routes(center: Center) -> APIRouter:
 
 def home_view(center: Center) -> View:
     store, facts = center.store, center.board.facts
-    marks = ", ".join("?" * len(ENDED))
     waiting = store.jobs("WHERE state = 'queued'", limit=SHOWN + 1)
     at_work = store.jobs("WHERE state IN ('starting', 'running')")
     return {
@@ -43,12 +42,22 @@ def home_view(center: Center) -> View:
         ],
         "waiting": [{**job_view(job, store), "needs": needs_of(job, store)} for job in waiting[:SHOWN]],
         "more_waiting": facts.get("jobs", {}).get("queued", 0) - SHOWN,
-        "ended": [job_view(job, store) for job in store.jobs(f"WHERE state IN ({marks})", ENDED, SHOWN)],
+        "ended": lately(center),
         "machine": facts.get("machine", {}),
         "disk_free_bytes": facts.get("disk_free_bytes"),
         "disk_bytes": facts.get("disk_bytes"),
         "slots": facts.get("slots", []),
     }
+
+
+def lately(center: Center) -> list[View]:
+    """The jobs that ended last; in a store without any, the runs that were made without one."""
+    marks = ", ".join("?" * len(ENDED))
+    jobs = center.store.jobs(f"WHERE state IN ({marks})", ENDED, SHOWN)
+    if jobs or center.store.newest_change():
+        return [job_view(job, center.store) for job in jobs]
+    runs = center.runs.all()[:SHOWN]
+    return [{"name": run.name, "run": run.name, "state": run.verdict, "changed": run.changed} for run in runs]
 
 
 def run_name(job: Job, store: Store) -> str:

@@ -21,8 +21,8 @@ Kind = Literal["text", "number", "list", "long", "choice"]
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "try": ("Try it: 30 steps", {"max_steps": 30, "evaluate_rows": 20}),
-    "standard": ("Standard: three epochs", {}),
-    "thorough": ("Thorough: more capacity, five epochs", {"num_train_epochs": 5, "lora_r": 32, "lora_alpha": 64}),
+    "standard": ("Standard: 3 epochs", {}),
+    "thorough": ("Thorough: 5 epochs, rank 32", {"num_train_epochs": 5, "lora_r": 32, "lora_alpha": 64}),
 }
 GROUPS: tuple[tuple[str, tuple[tuple[str, Kind, str], ...]], ...] = (
     (

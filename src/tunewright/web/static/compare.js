@@ -10,8 +10,12 @@
     const series = runs.map((run, index) => ({ label: run.name, colour: COLOURS[index], dash: DASHES[index], dots }));
     const xs = [...new Set(curves.flatMap((curve) => [...curve.keys()]))].sort((a, b) => a - b);
     const box = document.getElementById(id);
-    if (xs.length) chart(box, series).setData([xs, ...curves.map((curve) => xs.map((x) => curve.get(x) ?? null))]);
-    else box.textContent = "Nothing was measured yet.";
+    if (xs.length) {
+      chart(box, series).setData([xs, ...curves.map((curve) => xs.map((x) => curve.get(x) ?? null))]);
+      return;
+    }
+    box.textContent = "Nothing was measured yet.";
+    box.classList.add("none");
   }
 
   show("held-out", runs.map((run) => new Map(run.evaluations.map((point) => [point.step, point.eval_loss]))), true);

@@ -43,7 +43,7 @@
       at("command").textContent = said.command;
       fill(said);
     } catch (error) {
-      if (mine === asked) problem(keys.data || given.yaml ? error.message : "Name the rows to train on.");
+      if (mine === asked) problem(error.message);
     }
   }
 
@@ -53,7 +53,11 @@
     timer = setTimeout(action, MILLISECONDS_OF_REST);
   }
 
-  const fromForm = () => understand({ recipe: keys }, (said) => { at("yaml").value = said.yaml; });
+  function fromForm() {
+    if (keys.data) understand({ recipe: keys }, (said) => { at("yaml").value = said.yaml; });
+    else problem("Name the rows to train on.");
+  }
+
   const fromYaml = () => understand({ yaml: at("yaml").value }, fillForm);
 
   function takeField(field) {
