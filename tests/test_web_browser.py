@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from conftest import TINY_RECIPE
-from jobs_bench import add
+from jobs_bench import add, wait_until
 from report_sample import write_sample_run
 from tiny_rows import tiny_rows
 from tunewright.jobs.job import Outcome
@@ -108,7 +108,7 @@ def test_from_a_dropped_file_to_the_report_of_a_run(chromium: Any, tiny_base: Pa
         page.wait_for_selector("#start:enabled")
         recipe = {**TINY_RECIPE, **yaml.safe_load(page.input_value("#yaml")), "name": "clerk"}
         page.fill("#yaml", yaml.safe_dump(recipe))
-        page.wait_for_function("document.getElementById('learning_rate').value === '0.01'")
+        wait_until(lambda: page.input_value("#learning_rate") == "0.01")
         page.wait_for_selector("#ask-plan:enabled")
         page.click("#ask-plan")
         page.wait_for_selector("text=Fits in")
