@@ -68,6 +68,7 @@ def live_view(center: Center, name: str) -> View:
         "progress": progress if is_at_work else None,
         "plan": plan,
         "memory_bytes": memory_of(center, attempts[-1]) if is_at_work and attempts else None,
+        "memory_of": " on the GPU" if attempts and attempts[-1].slot.startswith("gpu") else " in the whole process",
         "has_report": summary is not None and "report" in summary.stages,
         "has_events": summary is not None,
     }
