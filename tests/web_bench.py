@@ -17,7 +17,7 @@ import httpx
 from jobs_bench import scheduler_of, wait_until
 from tunewright.jobs.store import Store
 from tunewright.web.access import Access, hosts_of, read_token
-from tunewright.web.api import make_app
+from tunewright.web.api import guarded, make_app
 from tunewright.web.guard import Guard
 from tunewright.web.runs import Runs
 from tunewright.web.status import StatusBoard
@@ -56,7 +56,7 @@ def site_of(root: Path) -> Site:
     access = Access(read_token(store.private / "token"), hosts_of(PORT, []))
     board = StatusBoard(scheduler_of(store), None)
     runs = Runs(store.root)
-    return Site(store, access, board, Guard(make_app(store, access, board, Streams(store, runs), runs), access))
+    return Site(store, access, board, guarded(make_app(store, access, board, Streams(store, runs), runs), access))
 
 
 SERVICE = """

@@ -31,6 +31,10 @@ def up(
     name: Annotated[list[str] | None, typer.Option(help="Name that others call it by, for another --host.")] = None,
     inbox: Annotated[Path | None, typer.Option(help="Train on every file that arrives in this directory.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="Recipe for the files of the inbox.")] = None,
+    webhook: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell FORM=URL when a job is done, failed or needs you: json, slack, discord or ntfy."),
+    ] = None,
 ) -> None:
     """Run jobs one after the other, and answer on one port what goes on. Ctrl-C stops it; jobs run on.
 
@@ -38,7 +42,7 @@ def up(
     """
     from tunewright.web.service import Options, serve
 
-    serve(Options(store, host, port, name or [], inbox, recipe), announce)
+    serve(Options(store, host, port, name or [], inbox, recipe, webhooks=webhook or []), announce)
 
 
 def announce(url: str, token_path: Path) -> None:

@@ -16,11 +16,12 @@ from tunewright.check.rows import View, rows_view, turns_of
 from tunewright.report import charts, numbers
 from tunewright.report.gates import evidence_row
 from tunewright.report.head import GLYPHS
-from tunewright.report.page import framed
+from tunewright.report.page import framed, render_sections
 from tunewright.report.rows import describe_lengths
 
 FILES_SHOWN = 200
 EXAMPLES = 3
+MACROS = ("tunewright.check", "check.html.j2")
 
 
 def write_page(found: Look, path: Path) -> None:
@@ -29,6 +30,15 @@ def write_page(found: Look, path: Path) -> None:
 
 def render_page(found: Look, written_at: str) -> str:
     """The page; `written_at` is shown in its foot."""
+    return framed(head_view(found), sections_of(found), written_at, *MACROS)
+
+
+def render_body(found: Look) -> str:
+    """What stands below the head of the page, to stand within another one."""
+    return render_sections(sections_of(found), *MACROS)
+
+
+def sections_of(found: Look) -> list[View]:
     outcome = found.outcome
     sections = [
         section("files", "What was read", files_view(outcome.facts)),
@@ -37,8 +47,7 @@ def render_page(found: Look, written_at: str) -> str:
         section("lengths", "Lengths", lengths_view(found)),
         section("rows", "Rows to look at", rows_view(found)),
     ]
-    built = [one for one in sections if one["view"]]
-    return framed(head_view(found), built, written_at, "tunewright.check", "check.html.j2")
+    return [one for one in sections if one["view"]]
 
 
 def section(name: str, title: str, view: View | None) -> View:

@@ -22,6 +22,22 @@ def add_job(store: Store, recipe: Recipe, name: str | None = None, priority: int
     return store.add(chosen, recipe.as_yaml(), store.root / chosen, priority=priority, needs=needs)
 
 
+def add_export(store: Store, name: str, recipe: Recipe, gguf_format: str) -> Job:
+    """Queue a run again with one more GGUF format; only what that changes is done.
+
+    Args:
+        recipe: the run's own.
+
+    Raises:
+        UsageError: the run has the format already.
+        JobError: a job is at work on the run.
+    """
+    if gguf_format in recipe.export_formats:
+        raise UsageError(f"run {name}", f"it has {gguf_format} already", "another format")
+    wanted = recipe.model_copy(update={"export_formats": [*recipe.export_formats, gguf_format]})
+    return store.add(name, wanted.as_yaml(), store.root / name, source=f"export of {gguf_format}")
+
+
 def free_name(store: Store, name: str) -> str:
     """The name, or the first of `name-2`, `name-3`, ... that neither a run nor a job has."""
     taken = {job.run_dir.name for job in store.jobs()}

@@ -124,15 +124,7 @@ class Inbox:
         files.mkdir(exist_ok=True)
         temporary = files / ".arriving"
         sha256 = copy_at_rest(self.directory / name, temporary, found)
-        final = files / sha256 / f"rows{known_suffixes(name)}"
-        if final.exists():
-            temporary.unlink()
-        else:
-            final.parent.mkdir(exist_ok=True)
-            flush_directory_entry(files)
-            temporary.replace(final)
-            flush_directory_entry(final.parent)
-        yield sha256, final
+        yield sha256, keep_by_content(files, temporary, sha256, name)
 
     def _new_job(self, recipe: Recipe, safe: str, sha256: str, copy: Path) -> NewJob:
         same_for_all = recipe.model_dump(mode="json", exclude={"data", "name"})
@@ -210,6 +202,19 @@ def found_file(name: str, status: os.stat_result) -> Found:
 def safe_name(name: str) -> str:
     """The name with nothing in it that a shell, a terminal, a page or a file system takes for something else."""
     return re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[-100:].lstrip(".-") or "file"
+
+
+def keep_by_content(files: Path, temporary: Path, sha256: str, name: str) -> Path:
+    """Give a flushed file its place by its content; one that was there before stays."""
+    final = files / sha256 / f"rows{known_suffixes(name)}"
+    if final.exists():
+        temporary.unlink()
+        return final
+    final.parent.mkdir(exist_ok=True)
+    flush_directory_entry(files)
+    temporary.replace(final)
+    flush_directory_entry(final.parent)
+    return final
 
 
 def known_suffixes(name: str) -> str:

@@ -145,6 +145,10 @@ class Store:
         query = "SELECT id, job, time, state, reason FROM history WHERE id > ? ORDER BY id LIMIT ?"
         return [dict(row) for row in self.rows(query, [last, limit])]
 
+    def newest_change(self) -> int:
+        """The number of the last change of state; 0 before the first."""
+        return int(self.rows("SELECT coalesce(max(id), 0) FROM history")[0][0])
+
     def attempts(self, job: int) -> list[Attempt]:
         query = f"SELECT {ATTEMPT_COLUMNS} FROM attempts WHERE job = ? ORDER BY number"  # noqa: S608
         return [Attempt(*row) for row in self.rows(query, [job])]

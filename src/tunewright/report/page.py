@@ -92,6 +92,11 @@ def framed(
     )
 
 
+def render_sections(sections: list[dict[str, Any]], package: str, macros: str) -> str:
+    """The sections of a page alone, to stand within another one that has the report's style (see `framed`)."""
+    return _environment(package).get_template("body.html.j2").render(macros=macros, sections=sections)
+
+
 def _built(section: Section, contents: Contents) -> dict[str, Any]:
     """The section with its view, or with a note in place of it."""
     entry: dict[str, Any] = {"id": section.id, "title": section.title, "view": None, "note": "", "unreadable": False}

@@ -13,18 +13,29 @@ from starlette.exceptions import HTTPException
 
 from tunewright import __version__
 from tunewright.errors import EnvironmentLackError, JobError, JobNotFoundError, TunewrightError, UsageError
-from tunewright.jobs.adding import add_job, recipe_of_keys
+from tunewright.jobs.adding import add_export, add_job, recipe_of_keys
 from tunewright.jobs.arrivals import arrivals
+from tunewright.jobs.inbox import safe_name
 from tunewright.jobs.job import State
 from tunewright.jobs.store import Store
+from tunewright.recipe import build_recipe
 from tunewright.web.access import COOKIE, Access
-from tunewright.web.guard import SESSION_PATH, problem
-from tunewright.web.requests import Change, Id, Login, NewJob, Retry
+from tunewright.web.curves import curves_of
+from tunewright.web.guard import SESSION_PATH, Guard, problem
+from tunewright.web.look_routes import look_routes
+from tunewright.web.looks import Looks
+from tunewright.web.pages.frame import Center, page
+from tunewright.web.pages.routes import login_page, page_routes
+from tunewright.web.requests import Change, Id, Login, NewExport, NewJob, Retry
 from tunewright.web.runs import NAME, Runs
+from tunewright.web.static_files import PATHS
 from tunewright.web.status import StatusBoard
 from tunewright.web.streams import Streams, finite, with_signs_of_life
+from tunewright.web.uploads import Uploads
 
-REPORT_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:"
+REPORT_POLICY = (
+    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; frame-ancestors 'self'"
+)
 LOG_BYTES_AT_ONCE = 1 << 18
 MOST_POINTS = 200_000
 SECONDS_OF_A_LOGIN = 30 * 24 * 3600
@@ -37,7 +48,7 @@ LastEventId = Annotated[int, Header(alias="Last-Event-ID", ge=0, le=2**53)]
 
 
 def make_app(store: Store, access: Access, board: StatusBoard, streams: Streams, runs: Runs) -> FastAPI:
-    """The application; the guard is to be put before it."""
+    """The application; `guarded` puts the guard before it."""
     app = FastAPI(
         title="tunewright", version=__version__, openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None
     )
@@ -46,9 +57,17 @@ def make_app(store: Store, access: Access, board: StatusBoard, streams: Streams,
     app.include_router(session_routes(access), tags=["session"])
     app.include_router(status_routes(store, board), tags=["status"])
     app.include_router(job_routes(store), prefix="/api/v1/jobs", tags=["jobs"])
-    app.include_router(run_routes(runs), prefix="/api/v1/runs", tags=["runs"])
+    app.include_router(run_routes(store, runs), prefix="/api/v1/runs", tags=["runs"])
     app.include_router(stream_routes(streams, runs), tags=["streams"])
+    looks = Looks(store.private)
+    app.include_router(look_routes(looks, Uploads(store)), tags=["looks"], responses=described(HTTPStatus.NOT_FOUND))
+    app.include_router(page_routes(Center(store, board, runs, looks)), include_in_schema=False)
     return app
+
+
+def guarded(app: FastAPI, access: Access) -> Guard:
+    """The application behind its guard, with what may be read without the token."""
+    return Guard(app, access, PATHS, login_page())
 
 
 def session_routes(access: Access) -> APIRouter:
@@ -142,7 +161,7 @@ def job_routes(store: Store) -> APIRouter:
     return router
 
 
-def run_routes(runs: Runs) -> APIRouter:
+def run_routes(store: Store, runs: Runs) -> APIRouter:
     router = APIRouter(responses=described(HTTPStatus.NOT_FOUND))
 
     @router.get("")
@@ -163,11 +182,30 @@ def run_routes(runs: Runs) -> APIRouter:
         """All evidence, and the hash of every artifact."""
         return dict(finite(runs.read_json(name, "certificate.json")))
 
+    @router.get("/{name}/curves")
+    def curves(name: RunName) -> dict[str, list[dict[str, Any]]]:
+        """Losses, learning rate and gradient norm by step, at most 2,000 points of each."""
+        return curves_of(runs, name)
+
     @router.get("/{name}/report", response_class=Response)
     def report(name: RunName) -> Response:
         """The report for people. It may not do anything but be looked at."""
         with runs.opened(name, "report.html") as file:
             return Response(file.read(), media_type="text/html", headers={"content-security-policy": REPORT_POLICY})
+
+    @router.get("/{name}/files/{path:path}", response_class=StreamingResponse)
+    def download(name: RunName, path: Annotated[str, Path(max_length=500)]) -> Response:
+        """A file that a stage published, and no other."""
+        record = runs.published(name, path)
+        shown = safe_name(path.rpartition("/")[2])
+        headers = {"content-length": str(record["bytes"]), "content-disposition": f'attachment; filename="{shown}"'}
+        return StreamingResponse(runs.pieces(name, path), media_type="application/octet-stream", headers=headers)
+
+    @router.post("/{name}/exports", status_code=HTTPStatus.CREATED, responses=described(HTTPStatus.CONFLICT))
+    def export(name: RunName, wanted: NewExport) -> dict[str, Any]:
+        """Queue a further GGUF format of a finished run; what it has stays, and is proven anew."""
+        recipe = build_recipe(runs.recipe(runs.summary(name).name), f"run {name}")
+        return add_export(store, name, recipe, wanted.format).as_json()
 
     return router
 
@@ -183,7 +221,9 @@ def stream_routes(streams: Streams, runs: Runs) -> APIRouter:
     @router.get("/runs/{name}/events", response_class=StreamingResponse)
     async def run_events(name: RunName, last: LastEventId = 0) -> Response:
         """The events of a run (`events.jsonl`) from its beginning or from `Last-Event-ID` on, as they come."""
-        runs.summary(name)
+        # A job that waits has no directory yet: its stream is silent until it has one.
+        if not streams.store.jobs("WHERE run_dir = ?", [str(runs.root / name)], 1):
+            runs.summary(name)
         return streamed(streams, lambda: streams.of_run(name, last))
 
     return router
@@ -224,7 +264,20 @@ STATUS_OF = {
 async def answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TunewrightError)  # noqa: S101 - it is registered for nothing else
     status = next((status for kind, status in STATUS_OF.items() if isinstance(error, kind)), HTTPStatus.BAD_REQUEST)
-    return JSONResponse(problem(error.where, error.found, error.expected, error.mend), status)
+    return problem_answer(request, problem(error.where, error.found, error.expected, error.mend), status)
+
+
+def problem_answer(request: Request, what: dict[str, str], status: int, **options: Any) -> Response:
+    """The problem as JSON, or as a page where one was asked for."""
+    is_api = request.url.path.startswith(("/api/", "/metrics", "/static/"))
+    if is_api or "text/html" not in request.headers.get("accept", ""):
+        return JSONResponse(what, status, **options)
+    return page(
+        "problem.html.j2",
+        "Not found" if status == HTTPStatus.NOT_FOUND else "Problem",
+        status=HTTPStatus(status),
+        problem=what,
+    )
 
 
 async def answer_invalid(request: Request, error: Exception) -> Response:
@@ -237,7 +290,7 @@ async def answer_invalid(request: Request, error: Exception) -> Response:
 
 async def answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - as above
-    return JSONResponse(problem("request", error.detail), error.status_code, headers=error.headers)
+    return problem_answer(request, problem("request", error.detail), error.status_code, headers=error.headers)
 
 
 ANSWERS: dict[type[Exception], Callable[[Request, Exception], Any]] = {

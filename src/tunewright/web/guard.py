@@ -1,7 +1,8 @@
 """Stands before every route, known or not: host, origin, token, kind and size of the body; and headers on every answer.
 
 A request that comes through has one known Host, no foreign Origin, the token or the cookie (but for the one route that
-gives the cookie), and, if it changes something, a whole JSON body of bounded size.
+gives the cookie, and the files that every page loads), and, if it changes something, a whole JSON body of bounded size.
+A browser without the cookie gets the page that asks for the token in place of any other.
 """
 
 import asyncio
@@ -24,9 +25,12 @@ MOST_BODY_BYTES = 1 << 20
 SECONDS_FOR_A_BODY = 10.0
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 SESSION_PATH = "/api/v1/session"
+# Here a body is no JSON and may be large: what takes it bounds it as it comes.
+UPLOAD_PATH = "/api/v1/files"
+UPLOAD_TYPE = "application/octet-stream"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "font-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "font-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "content-security-policy": POLICY,
@@ -48,11 +52,20 @@ class RefusedError(Exception):
 
 
 class Guard:
-    """The application, with the guard before it."""
+    """The application, with the guard before it.
 
-    def __init__(self, app: App, access: Access) -> None:
+    Args:
+        open_paths: what may be read without the token.
+        login_page: what a browser is shown that has no cookie.
+    """
+
+    def __init__(
+        self, app: App, access: Access, open_paths: frozenset[str] = frozenset(), login_page: bytes = b""
+    ) -> None:
         self.app = app
         self.access = access
+        self.open_paths = open_paths
+        self.login_page = login_page
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,7 +77,7 @@ class Guard:
             self.validate_caller(scope, headers)
             receive = await self.checked_body(scope, headers, receive)
         except RefusedError as refused:
-            await answer_refused(refused, send)
+            await self.answer_refused(refused, scope, send)
             return
         await self.app(scope, receive, send)
 
@@ -79,6 +92,8 @@ class Guard:
     def validate_caller(self, scope: Scope, headers: dict[str, list[str]]) -> None:
         if scope["path"] == SESSION_PATH and scope["method"] == "POST":
             return
+        if scope["path"] in self.open_paths and scope["method"] in {"GET", "HEAD"}:
+            return
         kind, _, token = headers.get("authorization", [""])[0].partition(" ")
         if kind.lower() == "bearer" and self.access.knows_token(token.strip()):
             return
@@ -92,12 +107,22 @@ class Guard:
     async def checked_body(self, scope: Scope, headers: dict[str, list[str]], receive: Receive) -> Receive:
         if scope["method"] in SAFE_METHODS:
             return receive
-        body = await read_body(headers, receive)
         kind = headers.get("content-type", [""])[0].partition(";")[0].strip().lower()
+        if (scope["method"], scope["path"], kind) == ("PUT", UPLOAD_PATH, UPLOAD_TYPE):
+            return receive
+        body = await read_body(headers, receive)
         if kind != "application/json" and (body or scope["method"] != "DELETE"):
             raise RefusedError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"the content type is {kind!r}", "application/json")
         validate_json(body)
         return handing_out(body, receive)
+
+    async def answer_refused(self, refused: RefusedError, scope: Scope, send: Send) -> None:
+        accepted = headers_of(scope).get("accept", [""])[0]
+        if refused.status == HTTPStatus.UNAUTHORIZED and scope["method"] == "GET" and "text/html" in accepted:
+            await answer(refused.status, "text/html; charset=utf-8", self.login_page, send)
+            return
+        body = json.dumps(problem("request", refused.found, refused.expected)).encode()
+        await answer(refused.status, "application/json", body, send)
 
 
 def headers_of(scope: Scope) -> dict[str, list[str]]:
@@ -167,14 +192,13 @@ def with_headers(send: Send) -> Send:
     return send_with_headers
 
 
-async def answer_refused(refused: RefusedError, send: Send) -> None:
-    body = json.dumps(problem("request", refused.found, refused.expected)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if refused.status == HTTPStatus.UNAUTHORIZED:
+async def answer(status: HTTPStatus, kind: str, body: bytes, send: Send) -> None:
+    headers = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
+    if status == HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
-    if refused.status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
+    if status in {HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.REQUEST_TIMEOUT}:
         headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": int(refused.status), "headers": headers})
+    await send({"type": "http.response.start", "status": int(status), "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -1,6 +1,6 @@
 """What a request may say: every field with its bounds."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,6 +32,28 @@ class NewJob(Request):
     name: Annotated[str, Field(pattern=NAME)] | None = None
     priority: Priority = 0
     needs: Annotated[list[Id], Field(max_length=100)] = []
+
+
+class NewLook(Request):
+    """What to look at: keys of a recipe, as in `NewJob`, and what a person calls it."""
+
+    recipe: Annotated[dict[str, Any], Field(max_length=200)]
+    title: Annotated[str, Field(max_length=200)] = ""
+
+
+class RecipeText(Request):
+    """A recipe as keys or as YAML."""
+
+    recipe: Annotated[dict[str, Any], Field(max_length=200)] | None = None
+    yaml: Annotated[str, Field(max_length=1 << 16)] | None = None
+
+
+class NewExport(Request):
+    format: Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m", "f16", "bf16", "f32"]
+
+
+class Nothing(Request):
+    pass
 
 
 class Retry(Request):

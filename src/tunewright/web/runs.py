@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+
 from tunewright.errors import JobNotFoundError
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 STAGES = ("data", "render", "plan", "train", "merge", "export", "verify", "evaluate", "report")
 IS_NAME = re.compile(NAME)
 MOST_FILE_BYTES = 32 << 20
+BYTES_OF_A_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -30,12 +33,14 @@ class RunSummary:
         last_stage: the last stage that was published; None if none was.
         verdict: of the certificate; `unfinished` without one.
         changed: when something was last published, in seconds since the epoch.
+        stages: those that were published, in their order.
     """
 
     name: str
     last_stage: str | None
     verdict: str
     changed: float
+    stages: tuple[str, ...] = ()
 
 
 class Runs:
@@ -71,17 +76,71 @@ class Runs:
         manifests: set[str] = set()
         with suppress(OSError), os.scandir(self.root / name / "manifests") as entries:
             manifests = {entry.name for entry in entries}
-        done = [stage for stage in STAGES if f"{stage}.json" in manifests]
+        done = tuple(stage for stage in STAGES if f"{stage}.json" in manifests)
         verdict = "unfinished"
         if "report" in done:
             with suppress(JobNotFoundError, ValueError):
                 verdict = str(self.read_json(name, "certificate.json").get("verdict", "damaged"))
-        return RunSummary(name, done[-1] if done else None, verdict, changed_ns / 1e9)
+        return RunSummary(name, done[-1] if done else None, verdict, changed_ns / 1e9, done)
 
     def read_json(self, name: str, *parts: str) -> dict[str, Any]:
         with self.opened(name, *parts) as file:
             found = json.loads(file.read(MOST_FILE_BYTES))
         return found if isinstance(found, dict) else {}
+
+    def read_if_there(self, name: str, *parts: str) -> dict[str, Any]:
+        """The JSON object in a file of a run; empty where there is none yet, or none that can be read."""
+        try:
+            return self.read_json(name, *parts)
+        except (JobNotFoundError, ValueError, RecursionError):
+            return {}
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """The keys of a run's recipe; empty where it cannot be read."""
+        try:
+            with self.opened(name, "recipe.yaml") as file:
+                found = yaml.safe_load(file.read(1 << 20))
+        except (JobNotFoundError, yaml.YAMLError, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def facts(self, name: str, stage: str) -> dict[str, Any]:
+        """What a stage said of itself; empty until it has finished."""
+        found = self._manifest(name, stage).get("facts")
+        return found if isinstance(found, dict) else {}
+
+    def files_of(self, name: str, stage: str) -> dict[str, Any]:
+        """The files that a stage published, each with its `bytes` and `sha256`."""
+        found = self._manifest(name, stage).get("files")
+        return found if isinstance(found, dict) else {}
+
+    def evidence_of(self, name: str, stage: str) -> list[dict[str, Any]]:
+        found = self._manifest(name, stage).get("evidence")
+        return found if isinstance(found, list) else []
+
+    def _manifest(self, name: str, stage: str) -> dict[str, Any]:
+        return self.read_if_there(name, "manifests", f"{stage}.json")
+
+    def published(self, name: str, path: str) -> dict[str, Any]:
+        """The record of a file that some stage published; `JobNotFoundError` for any other."""
+        for stage in self.summary(name).stages:
+            if isinstance(record := self.files_of(name, stage).get(path), dict):
+                return record
+        raise no_such_run(f"{name}/{path[:200]}")
+
+    def pieces(self, name: str, path: str) -> Iterator[bytes]:
+        """A file's content, a piece at a time; that it is there is known before the first piece is asked for."""
+        opened = self.opened(name, *path.split("/"))
+        file = opened.__enter__()
+
+        def read() -> Iterator[bytes]:
+            try:
+                while piece := file.read(BYTES_OF_A_PIECE):
+                    yield piece
+            finally:
+                opened.__exit__(None, None, None)
+
+        return read()
 
     @contextmanager
     def opened(self, name: str, *parts: str) -> Iterator[IO[bytes]]:

@@ -20,12 +20,12 @@ from tunewright.jobs.inbox import Inbox, validate_inbox
 from tunewright.jobs.scheduler import RUN_COMMAND, SECONDS_BETWEEN_ROUNDS, Scheduler, gpu_slots, sole_service
 from tunewright.jobs.store import Store
 from tunewright.web.access import LOOPBACK, Access, hosts_of, read_token
-from tunewright.web.api import make_app
-from tunewright.web.guard import Guard
+from tunewright.web.api import guarded, make_app
 from tunewright.web.ports import bind
 from tunewright.web.runs import Runs
 from tunewright.web.status import StatusBoard
 from tunewright.web.streams import Streams
+from tunewright.web.webhooks import Announcer, parse_webhook
 
 MOST_CONNECTIONS = 1000
 MOST_HEADER_BYTES = 1 << 15
@@ -42,6 +42,7 @@ class Options:
         recipe: by which its files are trained.
         command: what runs a job.
         slots: what one job takes as a whole; None for the GPUs of this machine.
+        webhooks: whom to tell, as `parse_webhook` reads them.
     """
 
     store: Path
@@ -52,6 +53,7 @@ class Options:
     recipe: Path | None = None
     command: Sequence[str] = RUN_COMMAND
     slots: Sequence[str] | None = None
+    webhooks: Sequence[str] = ()
 
     @property
     def is_loopback(self) -> bool:
@@ -64,6 +66,8 @@ def validate_options(options: Options) -> None:
     Raises:
         UsageError: an option is missing, or the recipe is broken.
     """
+    for text in options.webhooks:
+        parse_webhook(text)
     if (options.inbox is None) != (options.recipe is None):
         raise UsageError("tunewright up", "one of --inbox and --recipe was given", "both of them or neither")
     if options.inbox is not None and options.recipe is not None:
@@ -97,7 +101,10 @@ def serve(options: Options, announce: Callable[[str, Path], None]) -> None:
         slots = gpu_slots() if options.slots is None else options.slots
         scheduler = Scheduler(store, slots, options.command)
         inbox = Inbox(store, options.inbox, options.recipe) if options.inbox and options.recipe else None
-        asyncio.run(answer(listener, access, StatusBoard(scheduler, inbox), lambda: announce(url, token_path)))
+        address = f"https://{options.names[0]}" if options.names else url
+        announcer = Announcer(store, [parse_webhook(text) for text in options.webhooks], address)
+        board = StatusBoard(scheduler, inbox, announcer)
+        asyncio.run(answer(listener, access, board, lambda: announce(url, token_path)))
 
 
 async def answer(listener: socket.socket, access: Access, board: StatusBoard, announce: Callable[[], None]) -> None:
@@ -107,7 +114,7 @@ async def answer(listener: socket.socket, access: Access, board: StatusBoard, an
     streams = Streams(store, runs)
     server = Server(
         uvicorn.Config(
-            Guard(make_app(store, access, board, streams, runs), access),
+            guarded(make_app(store, access, board, streams, runs), access),
             log_level="warning",
             access_log=False,
             lifespan="off",
@@ -131,6 +138,8 @@ async def answer(listener: socket.socket, access: Access, board: StatusBoard, an
     board.update()
     rounds = threading.Thread(target=keep_going, args=(board, over), name="jobs", daemon=True)
     rounds.start()
+    if board.announcer is not None and board.announcer.hooks:
+        threading.Thread(target=board.announcer.run_until, args=(over,), name="webhooks", daemon=True).start()
     announce()
     await server.serve(sockets=[listener])
     over.set()

@@ -7,10 +7,9 @@ comes back with `Last-Event-ID` gets everything after it, and nothing twice.
 import asyncio
 import json
 import math
-import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
+from typing import IO, Any
 
 from tunewright.errors import TunewrightError
 from tunewright.jobs.store import Store
@@ -20,6 +19,7 @@ SECONDS_BETWEEN_LOOKS = 0.25
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 15.0
 BYTES_AT_ONCE = 1 << 18
 MOST_STREAMS = 200
+BEGUN_ANEW = "event: begun-anew\nid: 0\ndata: {}\n\n"
 
 
 class Streams:
@@ -50,6 +50,9 @@ class Streams:
     async def of_jobs(self, after: int) -> AsyncIterator[str]:
         """The changes of state of all jobs after the one with the number `after`."""
         last = after
+        if last > self._newest_change():
+            last = 0
+            yield BEGUN_ANEW
         async for _ in self._looks():
             while changes := self._changes(last):
                 last = changes[-1]["id"]
@@ -68,6 +71,12 @@ class Streams:
         finally:
             self.count -= 1
 
+    def _newest_change(self) -> int:
+        try:
+            return self.store.newest_change()
+        except TunewrightError:
+            return 2**53
+
     def _changes(self, last: int) -> list[dict[str, Any]]:
         try:
             return self.store.changes_since(last)
@@ -78,9 +87,8 @@ class Streams:
         """The whole lines after `place`, as events, and the place after them."""
         try:
             with self.runs.opened(name, "events.jsonl") as file:
-                if os.fstat(file.fileno()).st_size < place:
-                    return "event: begun-anew\nid: 0\ndata: {}\n\n", 0
-                file.seek(place)
+                if not follows_a_line(file, place):
+                    return BEGUN_ANEW, 0
                 block = file.read(BYTES_AT_ONCE)
                 while b"\n" not in block and (more := file.read(BYTES_AT_ONCE)):
                     block += more
@@ -92,6 +100,14 @@ class Streams:
             place += len(line)
             events.append(event(place, plain_json(line)))
         return "".join(events), place
+
+
+def follows_a_line(file: IO[bytes], place: int) -> bool:
+    """Whether a line ends just before the place, or it is the beginning; the file is then read from there."""
+    if place == 0:
+        return True
+    file.seek(place - 1)
+    return file.read(1) == b"\n"
 
 
 def event(number: int, data: str) -> str:

@@ -1,0 +1,173 @@
+"""The control center in a real Chromium: the way from a dropped file to the report of a run, at two widths.
+
+Playwright drives the Chromium of the machine (`CHROMIUM`, or the one on the path). The check of accessibility takes
+axe-core from the file that `TUNEWRIGHT_AXE` names (`npm pack axe-core`); nothing is fetched.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from conftest import TINY_RECIPE
+from jobs_bench import add, wait_until
+from report_sample import write_sample_run
+from tiny_rows import tiny_rows
+from tunewright.jobs.job import Outcome
+from tunewright.jobs.store import Store
+from web_bench import service
+
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+SECONDS_OF_A_RUN = 600
+SHOTS = os.environ.get("TUNEWRIGHT_SHOTS")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not path:
+        pytest.skip("there is no chromium on this machine; set CHROMIUM")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def real_service(store: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "tunewright", "up", "--store", str(store), "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+class Visitor:
+    """A page that is logged in and takes note of what it should not see."""
+
+    def __init__(self, chromium: Any, url: str, token: str, width: str, scheme: str = "light") -> None:
+        size = dict(zip(("width", "height"), WIDTHS[width], strict=True))
+        self.context = chromium.new_context(viewport=size, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(SECONDS_OF_A_RUN * 1000)
+        self.url = url
+        self.faults: list[str] = []
+        self.hosts: set[str | None] = set()
+        self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).hostname))
+        self.page.goto(url)
+        self.page.fill("#token", token)
+        self.page.click("text=Come in")
+        self.page.wait_for_selector("nav")
+        self.page.on("console", lambda said: self.faults.append(said.text) if said.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+
+    def see(self, name: str) -> None:
+        """Nothing is wider than the screen; a picture, if one is wanted."""
+        wide = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{name} is {wide} pixels too wide"
+        if SHOTS:
+            self.page.screenshot(path=str(Path(SHOTS) / f"{name}.png"))
+
+    def is_content(self) -> None:
+        assert self.faults == []
+        assert self.hosts <= {"127.0.0.1", None}
+        self.context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_from_a_dropped_file_to_the_report_of_a_run(chromium: Any, tiny_base: Path, tmp_path: Path, width: str) -> None:
+    rows = tmp_path / "clerk.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows()))
+    store = tmp_path / "store"
+    with real_service(store) as url:
+        visitor = Visitor(chromium, url, (store / ".service/token").read_text(), width)
+        page = visitor.page
+        visitor.see(f"home-empty-{width}")
+        page.click("text=Look at data")
+        page.set_input_files("#file", rows)
+        page.fill("#model", str(tiny_base))
+        page.click("button:text-is('Check')")
+        page.wait_for_selector("text=Rows to look at")
+        assert page.locator(".masked mark").count() > 0
+        visitor.see(f"data-{width}")
+        page.click("text=New run with it")
+        page.wait_for_selector("#start:enabled")
+        recipe = {**TINY_RECIPE, **yaml.safe_load(page.input_value("#yaml")), "name": "clerk"}
+        page.fill("#yaml", yaml.safe_dump(recipe))
+        wait_until(lambda: page.input_value("#learning_rate") == "0.01")
+        page.wait_for_selector("#ask-plan:enabled")
+        page.click("#ask-plan")
+        page.wait_for_selector("text=Fits in")
+        visitor.see(f"new-{width}")
+        page.click("#start")
+        page.wait_for_url("**/runs/clerk")
+        page.wait_for_selector("#loss canvas")
+        page.wait_for_selector(".tabs")
+        visitor.see(f"live-{width}")
+        page.goto(f"{url}/")
+        page.wait_for_selector("text=1 run at work")
+        visitor.see(f"home-at-work-{width}")
+        page.click("h3 >> text=clerk")
+        page.wait_for_selector(".state .badge.pass")
+        assert page.locator(".stages .done").count() == 9
+        assert page.locator("#figures dd").first.inner_text().startswith("17")
+        page.click("text=Report")
+        page.frame_locator("iframe.report").locator("h1").wait_for()
+        visitor.see(f"report-{width}")
+        page.click("text=Artifacts")
+        page.wait_for_selector("text=GGUF q8_0")
+        visitor.see(f"artifacts-{width}")
+        page.goto(f"{url}/")
+        page.wait_for_selector("text=Nothing needs you")
+        visitor.see(f"home-{width}")
+        visitor.is_content()
+
+
+@pytest.fixture
+def axe() -> str:
+    path = Path(os.environ.get("TUNEWRIGHT_AXE", ""))
+    if not path.is_file():
+        pytest.skip("axe-core is not here; TUNEWRIGHT_AXE names its axe.min.js")
+    return path.read_text(encoding="utf-8")
+
+
+PAGES = ("/", "/runs", "/runs/old", "/runs/one", "/compare?run=old&run=other", "/runs/old/artifacts", "/data", "/new")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_on_any_page(chromium: Any, axe: str, tmp_path: Path, scheme: str) -> None:
+    store = Store(tmp_path / "store")
+    for name in ("old", "other"):
+        write_sample_run(store.root / name)
+    add(store, "one")
+    attempt = store.claim(["cpu"])
+    assert attempt is not None
+    store.finish(attempt, Outcome("gate", "leakage = 3. Mend it, or go on knowingly with --accept leakage."))
+    with service(store.root) as (_, client):
+        url = str(client.base_url).rstrip("/")
+        visitor = Visitor(chromium, url, (store.private / "token").read_text(), "phone", scheme)
+        for path in (*PAGES, "/settings", "/wall"):
+            visitor.page.goto(url + path)
+            visitor.page.evaluate(axe)
+            found = visitor.page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]
+            serious = [
+                (one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in {"serious", "critical"}
+            ]
+            assert serious == [], path
+            visitor.see(f"axe{path.replace('/', '_').partition('?')[0]}-{scheme}")
+        visitor.is_content()
