@@ -228,16 +228,19 @@ class Trainer:
     def loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
         """The summed loss of rows over all processes, and with `scale` the gradients of this one's share."""
         own = self.ranks.share(rows)
+        missing = self.missing_passes(own)
         found = self.own_loss_sum(own, scale, step) if own else 0.0
-        if self.config.fsdp:
-            self.keep_pace(rows[:1], self.layout.micro_batches(own) if own else 0, scale)
+        for _ in range(missing):
+            with self.accelerator.autocast():
+                self.layout.loss_sums(rows[:1], None if scale is None else 0.0)
         return self.ranks.sum(found)
 
-    def keep_pace(self, row: Sequence[TokenRow], passes: int, scale: float | None) -> None:
-        """As many passes as the process with the most makes: each pass gathers layers of which all have a part."""
-        for _ in range(self.ranks.most(passes) - passes):
-            with self.accelerator.autocast():
-                self.layout.loss_sums(row, None if scale is None else 0.0)
+    def missing_passes(self, own: Sequence[TokenRow]) -> int:
+        """How many passes more the busiest process makes; each gathers layers of which every process has a part."""
+        if not self.config.fsdp:
+            return 0
+        passes = self.layout.micro_batches(own) if own else 0
+        return self.ranks.most(passes) - passes
 
     def own_loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
         """The summed loss of rows and, with `scale`, the gradients; see `Layout.loss_sums`.
