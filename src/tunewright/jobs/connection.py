@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from tunewright.errors import ArtifactError, EnvironmentLackError
 
 SECONDS_TO_WAIT_FOR_THE_LOCK = 20.0
+SECONDS_BETWEEN_TRIES = 0.01
 
 
 @dataclass
@@ -31,9 +33,22 @@ def connect(path: Path) -> sqlite3.Connection:
             path, timeout=SECONDS_TO_WAIT_FOR_THE_LOCK, isolation_level=None, check_same_thread=False
         )
         database.row_factory = sqlite3.Row
-        database.execute("PRAGMA journal_mode=WAL")
+        write_ahead(database)
         database.execute("PRAGMA foreign_keys=ON")
         return database
+
+
+def write_ahead(database: sqlite3.Connection) -> None:
+    """Switch to WAL. Where others open a new file at this moment, SQLite does not wait, but says that it is locked."""
+    deadline = time.monotonic() + SECONDS_TO_WAIT_FOR_THE_LOCK
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(SECONDS_BETWEEN_TRIES)
 
 
 @contextmanager
