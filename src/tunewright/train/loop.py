@@ -228,19 +228,7 @@ class Trainer:
     def loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
         """The summed loss of rows over all processes, and with `scale` the gradients of this one's share."""
         own = self.ranks.share(rows)
-        missing = self.missing_passes(own)
-        found = self.own_loss_sum(own, scale, step) if own else 0.0
-        for _ in range(missing):
-            with self.accelerator.autocast():
-                self.layout.loss_sums(rows[:1], None if scale is None else 0.0)
-        return self.ranks.sum(found)
-
-    def missing_passes(self, own: Sequence[TokenRow]) -> int:
-        """How many passes more the busiest process makes; each gathers layers of which every process has a part."""
-        if not self.config.fsdp:
-            return 0
-        passes = self.layout.micro_batches(own) if own else 0
-        return self.ranks.most(passes) - passes
+        return self.ranks.sum(self.own_loss_sum(own, scale, step) if own else 0.0)
 
     def own_loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
         """The summed loss of rows and, with `scale`, the gradients; see `Layout.loss_sums`.
@@ -258,8 +246,7 @@ class Trainer:
                     sums = self.layout.loss_sums(rows, scale)
                 return float(torch.stack(sums).double().sum())
             except (RuntimeError, MemoryError) as error:
-                # With sharded layers the other processes wait for this pass, and would for ever.
-                if not is_out_of_memory(error) or self.config.fsdp:
+                if not is_out_of_memory(error):
                     raise
             # Here the error and the tensors that its frames held are gone.
             self.optimizer.zero_grad(set_to_none=True)

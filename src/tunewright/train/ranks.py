@@ -75,14 +75,6 @@ class Ranks:
         torch.distributed.all_reduce(total)
         return float(total)
 
-    def most(self, number: int) -> int:
-        """The largest of all processes' numbers."""
-        if self.count == 1:
-            return number
-        largest = torch.tensor([number])
-        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
-        return int(largest)
-
     def tell(self, word: Any = None) -> Any:
         """What the first process says here, in every process."""
         if self.count == 1:
@@ -100,20 +92,6 @@ def sum_in_place(tensors: Sequence[torch.Tensor]) -> None:
         torch.distributed.all_reduce(joined)
         for each, summed in zip(alike, torch.split(joined, [each.numel() for each in alike]), strict=True):
             each.copy_(summed.view_as(each))
-
-
-def shard_layers(layers: Iterable[torch.nn.Module], device: str) -> None:
-    """Let each process keep a part of these layers' frozen weights, on `device`; a layer is whole while it computes.
-
-    What is trained stays whole everywhere, so that gradients, checkpoints and the optimizer are as without sharding.
-    """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
-    for layer in layers:
-        trained = {parameter for parameter in layer.parameters() if parameter.requires_grad}
-        fully_shard(layer.to(device), mesh=mesh, ignored_params=trained)
 
 
 def open_ranks() -> Ranks:

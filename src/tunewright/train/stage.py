@@ -40,12 +40,11 @@ from tunewright.engines.canaries import (
     record_canaries,
 )
 from tunewright.engines.hf import HFEngine, open_supervisor
-from tunewright.errors import EnvironmentLackError, RecipeError, RenderError, TrainingError
+from tunewright.errors import EnvironmentLackError, RenderError, TrainingError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_most, equal
 from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import LAYOUT_FAILURES, Layout, plain_loss
-from tunewright.layouts.loss import causal_lm
 from tunewright.models.base import Base, find_base, load_model
 from tunewright.models.quantized import QuantizedWeights, count_quantized, validate_as_planned
 from tunewright.models.tensors import tensor_hashes
@@ -54,7 +53,7 @@ from tunewright.train.checkpoints import TrainingLog
 from tunewright.train.loop import Samples, Trainer, is_out_of_memory
 from tunewright.train.lora import attach_adapter, write_adapter
 from tunewright.train.original import open_original
-from tunewright.train.ranks import TRAIN, Ranks, open_ranks, shard_layers
+from tunewright.train.ranks import TRAIN, Ranks, open_ranks
 
 CHECKPOINTS = "checkpoints"
 TRACKERS = "trackers"
@@ -163,11 +162,11 @@ def open_training(
     ranks: Ranks,
 ) -> Training:
     accelerator = open_accelerator(config, plan, run / TRACKERS)
-    model, packed = load_trainable(config, base, plan, ranks)
+    model, packed = load_trainable(config, base, plan)
     engine = HFEngine(model, supervisor, "trained model", CANARY_BATCH)
     train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
     layout, layout_evidence = choose_layout(config, plan, model, train, accelerator, events)
-    count = config.sample_prompts if takes_every_pass(config, ranks) else 0
+    count = config.sample_prompts if ranks.is_first else 0
     asked = dict(islice(proven_prompts(held_out_conversations(run), supervisor), count))
     samples = Samples(list(asked), list(asked.values()), engine)
     names = partial(names_of, run)
@@ -182,34 +181,15 @@ def train_beside(config: TrainKeys, run: RunDirectory, ranks: Ranks) -> None:
     supervisor = open_supervisor(base.path, config.model, trained_template(run))
     training = open_training(config, run, base, plan, supervisor, Events(), ranks)
     training.trainer.run(run / CHECKPOINTS, training.key)
-    if takes_every_pass(config, ranks):
-        held_out_canaries(config, training.trainer.model, training.engine, held_out_conversations(run), Events())
 
 
-def takes_every_pass(config: TrainKeys, ranks: Ranks) -> bool:
-    """Whether this process computes what only the first one needs: it must where no process has whole layers."""
-    return ranks.is_first or config.fsdp
-
-
-def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any], ranks: Ranks) -> tuple[Any, list[Evidence]]:
-    """The base in the planned dtype and bits with a new adapter, ready for the loop, and evidence of what is packed.
-
-    Raises:
-        RecipeError: packed layers are to be sharded.
-    """
-    if config.fsdp and config.bits:
-        raise RecipeError(
-            "fsdp", f"the base is packed in {config.bits} bits", "whole weights to shard", mend="Drop one."
-        )
-    dtype, sharded = getattr(torch, plan["dtype"]), config.fsdp and ranks.count > 1
-    first_device = "cpu" if sharded else plan["device"]
-    model = load_model(base.path, dtype, first_device, config.trust_remote_code, config.bits)
+def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> tuple[Any, list[Evidence]]:
+    """The base in the planned dtype and bits with a new adapter, ready for the loop, and evidence of what is packed."""
+    dtype = getattr(torch, plan["dtype"])
+    model = load_model(base.path, dtype, plan["device"], config.trust_remote_code, config.bits)
     evidence = check_packed(base, count_quantized(model), plan) if config.bits else []
     model = attach_adapter(model, config)
     fuse_lora_layers(model)
-    if sharded:
-        shard_layers(causal_lm(model).base_model.layers, plan["device"])
-        model.to(plan["device"])
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
