@@ -75,6 +75,7 @@ def test_every_check_of_a_fresh_export_passes(exported: Exported) -> None:
         ("gguf_complete", exported.gguf.stat().st_size, "pass"),
         ("gguf_chat_template", True, "pass"),
         ("gguf_stop_token", True, "pass"),
+        ("gguf_settings", 0, "pass"),
         ("gguf_tensors", 20, "pass"),
         ("gguf_tokenizer", 0, "pass"),
         ("ollama_template", True, "pass"),
