@@ -117,7 +117,9 @@ def test_runs_are_listed_with_their_verdict(site: Site) -> None:
 def test_a_report_may_do_nothing_but_be_looked_at(site: Site) -> None:
     make_run(site, "good")
     answer = site.ask("GET", "/api/v1/runs/good/report")
-    assert answer.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    assert answer.headers["content-security-policy"].startswith(
+        "sandbox allow-scripts; default-src 'none'; script-src 'sha256-"
+    )
 
 
 def test_the_status_counts_jobs_and_says_what_needs_attention(site: Site) -> None:

@@ -25,7 +25,9 @@ def site(tmp_path: Path) -> Site:
 def every_path(site: Site) -> list[str]:
     """Each route with something in its places, and two that are none."""
     paths = site.ask("GET", "/api/v1/openapi.json").json()["paths"]
-    filled = [path.format(job=1, wish="stop", name="run", look=f"{0:013d}-00000000") for path in paths]
+    filled = [
+        path.format(job=1, wish="stop", name="run", look=f"{0:013d}-00000000", path="recipe.yaml") for path in paths
+    ]
     pages = ["/", "/runs", "/runs/run", "/runs/run/report", "/compare", "/parts/home", "/parts/runs", "/parts/runs/run"]
     pages += ["/data", f"/data/{0:013d}-00000000", "/new", "/settings", "/wall", "/parts/wall", "/runs/run/artifacts"]
     return [*filled, *pages, "/nowhere", "/api/v1/openapi.json", "/docs"]

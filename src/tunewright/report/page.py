@@ -120,6 +120,11 @@ def content_security_policy(style: str, script: str) -> str:
     )
 
 
+def script_source() -> str:
+    """What a Content-Security-Policy has to allow for the report's own script, and no other, to run."""
+    return f"'{_csp_hash(_packaged('page.js'))}'"
+
+
 def _csp_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 

@@ -19,6 +19,7 @@ from tunewright.jobs.inbox import safe_name
 from tunewright.jobs.job import State
 from tunewright.jobs.store import Store
 from tunewright.recipe import build_recipe
+from tunewright.report.page import script_source
 from tunewright.web.access import COOKIE, Access
 from tunewright.web.curves import curves_of
 from tunewright.web.guard import SESSION_PATH, Guard, problem
@@ -33,8 +34,10 @@ from tunewright.web.status import StatusBoard
 from tunewright.web.streams import Streams, finite, with_signs_of_life
 from tunewright.web.uploads import Uploads
 
+# In a sandbox a report has no origin, so no cookie; and of scripts only the one that every report comes with may run.
 REPORT_POLICY = (
-    "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; frame-ancestors 'self'"
+    f"sandbox allow-scripts; default-src 'none'; script-src {script_source()}; style-src 'unsafe-inline'; "
+    "img-src data:; font-src data:; frame-ancestors 'self'"
 )
 LOG_BYTES_AT_ONCE = 1 << 18
 MOST_POINTS = 200_000
