@@ -13,6 +13,7 @@ import typer
 from tunewright import service_commands
 from tunewright.commands import State, kept_run, listening, overrides_of, report_evidence, report_verdict, run_until
 from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError, environment_error
+from tunewright.options import Accept, Again, AsJson, Data, Model, OnBadRow, Override, RunDir, RunTarget, Target
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,24 +23,6 @@ app = typer.Typer(
     help="Fine-tune a language model on your own data, and ship it knowing that what you serve is what you trained.",
     epilog="Exit codes: 0 done, 1 failed, 2 usage, 3 a gate failed, 4 missing on this machine, 130 interrupted.",
 )
-
-Target = Annotated[
-    str, typer.Argument(help="A recipe (.yaml), rows (a file, a directory, a hub data set), or a run directory.")
-]
-Data = Annotated[
-    list[str],
-    typer.Argument(metavar="DATA...", help="Files, directories or hub data sets; or one recipe or run directory."),
-]
-RunTarget = Annotated[Path, typer.Argument(help="A run directory, such as runs/support_triage.")]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="Base model: embedded:…, a directory, or a hub id.")]
-Override = Annotated[list[str] | None, typer.Option("-o", help="Override a recipe key: -o lora_r=32. Repeatable.")]
-RunDir = Annotated[Path | None, typer.Option(help="Where the run is kept; default: runs/NAME.")]
-Accept = Annotated[list[str] | None, typer.Option(help="Go on although this evidence fails; the certificate says so.")]
-OnBadRow = Annotated[
-    str | None, typer.Option(help="stop (default) or reject: what to do with rows that cannot be read.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
-Again = Annotated[bool, typer.Option("--again", help="Do the stage again even if it is done.")]
 
 
 @app.command()
@@ -179,6 +162,7 @@ def plan(
     ] = None,
     accept: Accept = None,
     on_bad_row: OnBadRow = None,
+    again: Again = False,
     as_json: AsJson = False,
 ) -> None:
     """Say how the run will go: layout, steps, time, memory against what there is, and the cheapest change that fits.
@@ -188,7 +172,7 @@ def plan(
     from tunewright.commands import plan_run
     from tunewright.terminal import print_json, print_plan
 
-    plan, evidence = plan_run(target, model, override, run_dir, gpu, accept, on_bad_row, as_json)
+    plan, evidence = plan_run(target, model, override, run_dir, gpu, accept, on_bad_row, as_json, again)
     if as_json:
         print_json({**plan, "evidence": [item.as_json() for item in evidence]})
     else:

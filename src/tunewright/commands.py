@@ -65,8 +65,10 @@ def plan_run(
     accept: list[str] | None,
     on_bad_row: str | None,
     as_json: bool,
+    again: bool,
 ) -> "tuple[dict[str, Any], list[Evidence]]":
     """The plan of a run on this machine, which is kept if there is a run, or on a card of `gpu`, which is not."""
+    from tunewright.artifacts import read_json
     from tunewright.pipeline import GATE_AFTER, run_pipeline
     from tunewright.plan.stage import bytes_of, plan_for
     from tunewright.recipe import PlanKeys
@@ -76,6 +78,8 @@ def plan_run(
     recipe = recipe_for([target], overrides_of(override, model=model, accept=accept, on_bad_row=on_bad_row))
     card_bytes = bytes_of(gpu, "--gpu") if gpu else None
     with run_directory(run_dir, run_path(target, recipe), looks_only=True) as run:
+        if again:
+            run.manifest_path("plan").unlink(missing_ok=True)
         with listening(as_json, run, quiet_evidence=True) as listener:
             if card_bytes is not None:
                 run_pipeline(recipe, run, listener, until="render")
@@ -86,8 +90,7 @@ def plan_run(
             except GateError as error:
                 if error.where != GATE_AFTER.format("plan"):
                     raise
-        manifest = run.require_manifest("plan")
-        return manifest.facts, manifest.evidence
+        return read_json(run / "plan.json"), run.require_manifest("plan").evidence
 
 
 def overrides_of(override: list[str] | None, **given: Any) -> dict[str, Any]:

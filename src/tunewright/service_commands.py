@@ -11,6 +11,7 @@ import typer
 
 from tunewright.commands import State, overrides_of
 from tunewright.errors import JobNotFoundError
+from tunewright.options import AsJson
 
 if TYPE_CHECKING:
     from tunewright.jobs.job import Job
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 StorePath = Annotated[Path, typer.Option("--store", help="Directory that holds the runs and their jobs.")]
 JobNumber = Annotated[int, typer.Argument(min=1, help="Number of a job, as `tunewright jobs list` shows it.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 RUNS = Path("runs")
 
 jobs = typer.Typer(no_args_is_help=True, help="Runs that wait, run one after the other, and survive a restart.")
