@@ -1,5 +1,6 @@
 """Training: exact resume, a clear stop where the loss is not finite, and what the log says."""
 
+import signal
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,7 @@ from tunewright.layouts import attention
 from tunewright.layouts.layout import Layout
 from tunewright.pipeline import run_pipeline
 from tunewright.recipe import read_recipe
+from tunewright.train.loop import Trainer
 
 LAYOUTS = ("padded", "packed", "shared_prefix")
 
@@ -54,6 +56,27 @@ def test_training_resumed_in_the_middle_of_an_epoch_gives_the_same_adapter_bit_b
     assert adapter_bytes(resumed) == adapter_bytes(undisturbed)
     for name in ("training.json", "canaries.json"):
         assert (resumed / "adapter" / name).read_bytes() == (undisturbed / "adapter" / name).read_bytes()
+
+
+@pytest.mark.parametrize("under_way", ["evaluate", "save"])
+def test_an_interrupt_between_steps_loses_none_of_them(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, under_way: str
+) -> None:
+    settings: dict[str, Any] = {"save_steps": 100 if under_way == "evaluate" else 4, "eval_steps": 4, "max_steps": 8}
+    undisturbed = train(tiny_recipe, tmp_path / "undisturbed", **settings)
+
+    usual, interrupts = getattr(Trainer, under_way), count()
+
+    def interrupted(trainer: Trainer, *arguments: Any) -> Any:
+        if len(trainer.log.steps) == 4 and next(interrupts) == 0:
+            signal.raise_signal(signal.SIGINT)
+        return usual(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, under_way, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_recipe, tmp_path / "stopped", **settings)
+    assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-000004"]
+    assert adapter_bytes(train(tiny_recipe, tmp_path / "stopped", **settings)) == adapter_bytes(undisturbed)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Trainer:
     def run(self, checkpoints: Path, key: str) -> TrainingLog:
         """Train to the end, from the newest checkpoint of the same training if there is one.
 
-        Ctrl-C takes effect after the step that is under way, which is saved.
+        Ctrl-C takes effect after the step that is under way, or at once between steps; all steps done are saved.
 
         Args:
             checkpoints: the directory that checkpoints are kept in.
@@ -132,9 +132,24 @@ class Trainer:
                 mend="Set eval_rows or eval_data, or leave these keys out.",
             )
         first, self.log = resume_from_checkpoint(checkpoints, key, self.model, self.optimizer)
-        steps = self.schedule.steps
         if first:
-            self.events.note(f"Going on from the checkpoint after step {first} of {steps}.")
+            self.events.note(f"Going on from the checkpoint after step {first} of {self.schedule.steps}.")
+        try:
+            self.take_steps(first, checkpoints, key)
+        except KeyboardInterrupt:
+            # Whatever it came in the middle of, the steps in the log are done and what they left is whole.
+            if len(self.log.steps) > first:
+                self.save(checkpoints, len(self.log.steps), key)
+            raise
+        if self.config.keeps_best and self.ranks.is_first:
+            restore_best(checkpoints, self.model)
+            self.log.kept = self.log.best
+            self.events.note(f"The weights after step {self.log.kept_evaluation['step']} are the best and are kept.")
+        return self.log
+
+    def take_steps(self, first: int, checkpoints: Path, key: str) -> None:
+        """All steps after the `first`, with the evaluations and checkpoints between them."""
+        steps = self.schedule.steps
         eval_every = self.config.eval_steps or math.ceil(steps / EVALUATIONS_PER_RUN)
         save_every = self.config.save_steps or math.ceil(steps / CHECKPOINTS_PER_RUN)
         if first in (0, steps) or first % eval_every == 0:
@@ -146,26 +161,17 @@ class Trainer:
                 self.events.note(f"The held-out loss has stopped falling: training ends after step {step} of {steps}.")
                 break
             done = step + 1
-            try:
-                with interrupts_deferred():
-                    tokens += self.take_step(step)
-                    self.tokens_per_second = round(tokens / (time.monotonic() - started), 1)
-                    entry = {**self.log.steps[-1], "tokens_per_second": self.tokens_per_second}
-                    self.events.emit("metric", **entry)
-                    self.track(done, entry, TRACKED)
-            except KeyboardInterrupt:
-                self.save(checkpoints, done, key)
-                raise
+            with interrupts_deferred():
+                tokens += self.take_step(step)
+                self.tokens_per_second = round(tokens / (time.monotonic() - started), 1)
+                entry = {**self.log.steps[-1], "tokens_per_second": self.tokens_per_second}
+                self.events.emit("metric", **entry)
+                self.track(done, entry, TRACKED)
             if done % eval_every == 0 or done == steps:
                 self.evaluate_once(done, checkpoints)
             if done % save_every == 0 or done == steps:
                 self.save(checkpoints, done, key)
             progress.advance()
-        if self.config.keeps_best and self.ranks.is_first:
-            restore_best(checkpoints, self.model)
-            self.log.kept = self.log.best
-            self.events.note(f"The weights after step {self.log.kept_evaluation['step']} are the best and are kept.")
-        return self.log
 
     def save(self, checkpoints: Path, step: int, key: str) -> None:
         """Write a checkpoint; one process is enough, since all have the same weights."""
@@ -181,9 +187,12 @@ class Trainer:
         """Evaluate after `step` steps, unless that has been done, and keep the weights if they are the best so far."""
         if self.log.evaluations and self.log.evaluations[-1]["step"] == step:
             return
-        self.evaluate(step)
-        if self.config.keeps_best and self.ranks.is_first and self.log.best == len(self.log.evaluations) - 1:
-            keep_best(checkpoints, self.model)
+        entry = self.evaluate(step)
+        with interrupts_deferred():
+            self.log.evaluations.append(entry)
+            if self.config.keeps_best and self.ranks.is_first and self.log.best == len(self.log.evaluations) - 1:
+                keep_best(checkpoints, self.model)
+            self.tell(entry)
 
     def take_step(self, step: int) -> int:
         """One optimizer step; the number of tokens in its rows."""
@@ -280,15 +289,18 @@ class Trainer:
             mend="Lower learning_rate; the last checkpoint before this step is kept. In float16, use bfloat16.",
         )
 
-    def evaluate(self, step: int) -> None:
-        """Evaluation loss and answered samples after `step` steps, into the log and the events."""
+    def evaluate(self, step: int) -> dict[str, Any]:
+        """The held-out loss and the answered samples after `step` steps, as they stand in the log."""
         self.model.eval()
         samples = self.samples.answer()
-        entry: dict[str, Any] = {"step": step, "eval_loss": self.evaluation_loss(step), "samples": samples}
-        self.log.evaluations.append(entry)
-        self.events.emit("metric", step=step, eval_loss=entry["eval_loss"])
-        self.track(step, entry, ("eval_loss",))
-        for sample in samples:
+        return {"step": step, "eval_loss": self.evaluation_loss(step), "samples": samples}
+
+    def tell(self, evaluation: dict[str, Any]) -> None:
+        """Give an evaluation to the events and the trackers, with a warning for each degenerate answer."""
+        step = evaluation["step"]
+        self.events.emit("metric", step=step, eval_loss=evaluation["eval_loss"])
+        self.track(step, evaluation, ("eval_loss",))
+        for sample in evaluation["samples"]:
             self.events.emit("sample", step=step, **sample)
             if step and (fault := degeneration(sample)):
                 self.events.warning(f"After step {step} the answer to {sample['id']} is degenerate: {fault}.")
