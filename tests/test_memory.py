@@ -211,6 +211,17 @@ def test_dora_needs_more_than_lora(queries_only: MemoryPrediction) -> None:
     assert predict(use_dora=True).peak_bytes > queries_only.peak_bytes
 
 
+def test_sharded_layers_are_counted_by_part_and_two_of_them_whole() -> None:
+    layers = 8
+    found = predict(config=small_llama(num_hidden_layers=layers), fsdp=True)
+    layer = 4 * (sum(i * o for i, o in LINEAR_SHAPES) + 2 * HIDDEN)
+    assert list(found.layer_bytes) == [layer] * layers
+    shared = found.sharded(4)
+    assert found.peak_bytes - shared.peak_bytes == layers * layer - (layers // 4 + 2) * layer
+    assert sum(shared.breakdown.values()) == shared.peak_bytes
+    assert found.sharded(1) == found
+
+
 def test_a_configuration_that_cannot_be_built_is_an_error_that_says_where_to_look() -> None:
     with pytest.raises(ModelError, match=r"transformers cannot build it .* Look at rope_scaling"):
         predict(config=small_llama(rope_parameters={"rope_type": "nonsense", "rope_theta": 1e4}))

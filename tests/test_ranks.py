@@ -16,6 +16,7 @@ from tunewright.artifacts import read_json
 from tunewright.chat.rows import TokenRow
 from tunewright.train.ranks import Ranks
 
+SHARDED = ["fsdp=true", "gradient_checkpointing=true"]
 LENGTHS = st.lists(st.integers(2, 400), min_size=1, max_size=40)
 
 
@@ -47,10 +48,10 @@ def free_port() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", ["padded", "shared_prefix"])
-def test_two_processes_have_the_losses_of_one(tiny_recipe: Path, tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize(("layout", "more"), [("padded", []), ("shared_prefix", []), ("padded", SHARDED)])
+def test_two_processes_have_the_losses_of_one(tiny_recipe: Path, tmp_path: Path, layout: str, more: list[str]) -> None:
     """Rows are dealt out unevenly: five in a step, so that one process makes more passes than the other."""
-    keys = ("per_device_train_batch_size=1", "gradient_accumulation_steps=5", f"layout={layout}")
+    keys = ("per_device_train_batch_size=1", "gradient_accumulation_steps=5", f"layout={layout}", *more)
     options = ["--until", "train", *(word for key in keys for word in ("-o", key))]
     alone, both = tmp_path / "alone", tmp_path / "both"
     subprocess.run([*run_command(tiny_recipe, alone), *options], check=True, capture_output=True, env=RUN_ENVIRONMENT)

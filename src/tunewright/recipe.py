@@ -167,6 +167,7 @@ class TrainKeys(ModelKeys):
     per_device_train_batch_size: int = Field(4, ge=1, description="Rows per micro-batch.")
     gradient_accumulation_steps: int = Field(4, ge=1, description="Micro-batches per optimizer step.")
     gradient_checkpointing: bool = False
+    fsdp: bool = Field(False, description="With several processes: each keeps a part of the base's layers (FSDP2).")
     layout: Literal["auto", "padded", "packed", "shared_prefix"] = Field(
         "auto", description="How rows lie in a micro-batch; default: the cheapest that is exact."
     )
@@ -195,6 +196,8 @@ class TrainKeys(ModelKeys):
             raise ValueError("fp16: bf16 is set too; keep one of them")
         if self.use_dora and self.bits:
             raise ValueError("use_dora: it needs a base that is not quantized; leave load_in_4bit and load_in_8bit out")
+        if self.fsdp and self.bits:
+            raise ValueError("fsdp: packed layers are not sharded; leave load_in_4bit and load_in_8bit out")
         if unknown := set(self.lr_scheduler_kwargs) - SCHEDULER_SETTINGS.get(self.lr_scheduler_type, set()):
             raise ValueError(f"lr_scheduler_kwargs: {self.lr_scheduler_type} has no setting {min(unknown)!r}")
         return self

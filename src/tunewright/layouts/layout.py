@@ -67,6 +67,12 @@ class Layout:
             with packed(causal_lm(self.model)):
                 return self._packed_sums(rows, scale)
 
+    def micro_batches(self, rows: Sequence[TokenRow]) -> int:
+        """How many passes through the model these rows take, where no prefix is kept for several packs."""
+        if self.kind == "padded":
+            return len(split_by_length(rows, self.batch_size))
+        return len(plan_packs(rows, self.budget, 0, self.kind == "shared_prefix"))
+
     def smaller(self, rows: Sequence[TokenRow]) -> "Layout | None":
         """The same layout with micro-batches half as large; None where each of these rows is one by itself already."""
         if self.kind == "padded":

@@ -262,6 +262,19 @@ def with_adapter(model: Any, lora: Any, **options: Any) -> Any:
         ) from None
 
 
+def decoder_layers(model: Any) -> list[Any]:
+    """The modules of which the body is a stack: those that transformers names as not to be split.
+
+    Raises:
+        ModelError: the architecture names none.
+    """
+    names = {name for module in model.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    layers = [module for module in model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise ModelError("fsdp", "the base does not tell which modules are its layers", mend="Leave fsdp out.")
+    return layers
+
+
 def load_adapted(base: Path, adapter: Path, dtype: Any, device: str, bits: Bits | None = None) -> Any:
     """The base of a directory with the adapter of another beside it, as peft loads it from disk."""
     from peft import PeftModel

@@ -53,7 +53,9 @@ def choose_layout(config: PlanKeys, base_config: Any, rows: TokenRows) -> Planne
     obstacles = {"packed": packing_obstacle(base_config, max(rows.lengths))}
     obstacles["shared_prefix"] = obstacles["packed"] or sharing_obstacle(config)
     kind, reason = _kind(config, tokens, obstacles)
-    return PlannedLayout(kind, reason, pack_tokens, not config.gradient_checkpointing, tokens, schedule)
+    return PlannedLayout(
+        kind, reason, pack_tokens, not (config.gradient_checkpointing or config.fsdp), tokens, schedule
+    )
 
 
 def _kind(config: PlanKeys, tokens: Mapping[Kind, int], obstacles: Mapping[str, str]) -> tuple[Kind, str]:

@@ -18,7 +18,7 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -38,7 +38,7 @@ from tunewright.chat.rows import TokenRow
 from tunewright.errors import ModelError
 from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import Kind, Layout
-from tunewright.models.base import with_adapter
+from tunewright.models.base import decoder_layers, with_adapter
 from tunewright.models.lora import lora_config
 from tunewright.models.optimizer import open_optimizer
 from tunewright.models.quantized import (
@@ -86,6 +86,7 @@ class MemoryPrediction:
         seconds_to_trace: how long the prediction took.
         traced_device: whose kernels were traced: `cpu` stands in for `cuda` on a machine without CUDA.
         quantized: what of the base is kept in fewer bits; None where nothing is.
+        layer_bytes: the frozen weights of each layer.
     """
 
     peak_bytes: int
@@ -93,6 +94,14 @@ class MemoryPrediction:
     seconds_to_trace: float
     traced_device: Device = "cpu"
     quantized: QuantizedWeights | None = None
+    layer_bytes: Sequence[int] = ()
+
+    def sharded(self, processes: int) -> "MemoryPrediction":
+        """The same step where each process keeps its part of the layers, and two whole ones: this one and the next."""
+        kept = sum(self.layer_bytes) // processes + sum(sorted(self.layer_bytes)[-2:])
+        spared = max(0, sum(self.layer_bytes) - kept)
+        breakdown = {**self.breakdown, "weights": self.breakdown["weights"] - spared}
+        return replace(self, peak_bytes=self.peak_bytes - spared, breakdown=breakdown)
 
 
 @dataclass(frozen=True)
@@ -229,7 +238,12 @@ def predict_peak_bytes(
             "a causal language model whose operators do not depend on the data",
         ) from error
     quantized = count_quantized(model) if keys.bits else None
-    return MemoryPrediction(log.peak_bytes, log.breakdown(), time.perf_counter() - start, traced, quantized)
+    layers = [_frozen_bytes(layer) for layer in decoder_layers(model)] if keys.fsdp else []
+    return MemoryPrediction(log.peak_bytes, log.breakdown(), time.perf_counter() - start, traced, quantized, layers)
+
+
+def _frozen_bytes(layer: torch.nn.Module) -> int:
+    return sum(each.numel() * each.element_size() for each in layer.parameters() if not each.requires_grad)
 
 
 _UNTRACEABLE = (

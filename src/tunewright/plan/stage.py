@@ -22,6 +22,7 @@ from tunewright.layouts.layout import LAYOUT_FAILURES
 from tunewright.layouts.packing import plan_packs
 from tunewright.models.base import Base, compute_device, find_base, load_config
 from tunewright.models.tensors import CheckpointTensors
+from tunewright.parallel import launched_processes
 from tunewright.plan.fit import Fit, find_fit
 from tunewright.plan.layout import PlannedLayout, choose_layout
 from tunewright.plan.memory import Device, MemoryPrediction, Step, predict_peak_bytes
@@ -103,7 +104,7 @@ class Planner:
         planned = self.layout
         if changed != self.config:
             planned = replace(choose_layout(changed, self.base_config, self.rows), kind=self.layout.kind)
-        return predict_peak_bytes(
+        prediction = predict_peak_bytes(
             self.base_config,
             changed,
             base_dtype=getattr(torch, self.dtype),
@@ -111,6 +112,7 @@ class Planner:
             step=largest_step(changed, self.rows, planned, limit),
             device=self.device,
         )
+        return prediction.sharded(launched_processes()) if changed.fsdp else prediction
 
     def find_fit(self, budget_bytes: int) -> Fit | None:
         return find_fit(

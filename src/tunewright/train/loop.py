@@ -237,7 +237,19 @@ class Trainer:
     def loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
         """The summed loss of rows over all processes, and with `scale` the gradients of this one's share."""
         own = self.ranks.share(rows)
-        return self.ranks.sum(self.own_loss_sum(own, scale, step) if own else 0.0)
+        missing = self.missing_passes(own)
+        found = self.own_loss_sum(own, scale, step) if own else 0.0
+        for _ in range(missing):
+            with self.accelerator.autocast():
+                self.layout.loss_sums(rows[:1], None if scale is None else 0.0)
+        return self.ranks.sum(found)
+
+    def missing_passes(self, own: Sequence[TokenRow]) -> int:
+        """How many passes more the busiest process makes; in each, sharded layers are put together from all of them."""
+        if not self.config.fsdp:
+            return 0
+        passes = self.layout.micro_batches(own) if own else 0
+        return self.ranks.most(passes) - passes
 
     def own_loss_sum(self, rows: Sequence[TokenRow], scale: float | None, step: int) -> float:
         """The summed loss of rows and, with `scale`, the gradients; see `Layout.loss_sums`.
@@ -255,7 +267,8 @@ class Trainer:
                     sums = self.layout.loss_sums(rows, scale)
                 return float(torch.stack(sums).double().sum())
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                # With sharded layers the others wait in this pass, and would for ever.
+                if not is_out_of_memory(error) or self.config.fsdp:
                     raise
             # Here the error and the tensors that its frames held are gone.
             self.optimizer.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed
 
 from tunewright.chat.rows import TokenRow
+from tunewright.models.base import decoder_layers
 from tunewright.parallel import launched_processes
 
 # The others wait while the first one reads data, merges and verifies.
@@ -75,6 +76,14 @@ class Ranks:
         torch.distributed.all_reduce(total)
         return float(total)
 
+    def most(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.count == 1:
+            return number
+        largest = torch.tensor([number])
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        return int(largest)
+
     def tell(self, word: Any = None) -> Any:
         """What the first process says here, in every process."""
         if self.count == 1:
@@ -92,6 +101,21 @@ def sum_in_place(tensors: Sequence[torch.Tensor]) -> None:
         torch.distributed.all_reduce(joined)
         for each, summed in zip(alike, torch.split(joined, [each.numel() for each in alike]), strict=True):
             each.copy_(summed.view_as(each))
+
+
+def shard_layers(model: Any, device: str) -> None:
+    """Let each process keep a part of the layers' frozen weights, on `device`; a layer is whole while it computes.
+
+    What is trained stays whole everywhere, so that gradients, checkpoints and the optimizer are as without sharding.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device, (torch.distributed.get_world_size(),))
+    for layer in decoder_layers(model):
+        trained = {parameter for parameter in layer.parameters() if parameter.requires_grad}
+        # A layer that belongs to no sharded module would else stay whole after a pass without gradients.
+        fully_shard(layer.to(device), mesh=mesh, reshard_after_forward=True, ignored_params=trained)
 
 
 def open_ranks() -> Ranks:

@@ -53,7 +53,7 @@ from tunewright.train.checkpoints import TrainingLog
 from tunewright.train.loop import Samples, Trainer, is_out_of_memory
 from tunewright.train.lora import attach_adapter, write_adapter
 from tunewright.train.original import open_original
-from tunewright.train.ranks import TRAIN, Ranks, open_ranks
+from tunewright.train.ranks import TRAIN, Ranks, open_ranks, shard_layers
 
 CHECKPOINTS = "checkpoints"
 TRACKERS = "trackers"
@@ -162,11 +162,11 @@ def open_training(
     ranks: Ranks,
 ) -> Training:
     accelerator = open_accelerator(config, plan, run / TRACKERS)
-    model, packed = load_trainable(config, base, plan)
+    model, packed = load_trainable(config, base, plan, ranks)
     engine = HFEngine(model, supervisor, "trained model", CANARY_BATCH)
     train, evaluation = (TokenRows(run / "tokens" / f"{split}.safetensors") for split in ("train", "eval"))
     layout, layout_evidence = choose_layout(config, plan, model, train, accelerator, events)
-    count = config.sample_prompts if ranks.is_first else 0
+    count = config.sample_prompts if takes_every_pass(config, ranks) else 0
     asked = dict(islice(proven_prompts(held_out_conversations(run), supervisor), count))
     samples = Samples(list(asked), list(asked.values()), engine)
     names = partial(names_of, run)
@@ -181,15 +181,26 @@ def train_beside(config: TrainKeys, run: RunDirectory, ranks: Ranks) -> None:
     supervisor = open_supervisor(base.path, config.model, trained_template(run))
     training = open_training(config, run, base, plan, supervisor, Events(), ranks)
     training.trainer.run(run / CHECKPOINTS, training.key)
+    if takes_every_pass(config, ranks):
+        held_out_canaries(config, training.trainer.model, training.engine, held_out_conversations(run), Events())
 
 
-def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> tuple[Any, list[Evidence]]:
+def takes_every_pass(config: TrainKeys, ranks: Ranks) -> bool:
+    """Whether this process computes what only the first one needs: it must where no process has whole layers."""
+    return ranks.is_first or config.fsdp
+
+
+def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any], ranks: Ranks) -> tuple[Any, list[Evidence]]:
     """The base in the planned dtype and bits with a new adapter, ready for the loop, and evidence of what is packed."""
-    dtype = getattr(torch, plan["dtype"])
-    model = load_model(base.path, dtype, plan["device"], config.trust_remote_code, config.bits)
+    dtype, sharded = getattr(torch, plan["dtype"]), config.fsdp and ranks.count > 1
+    device = "cpu" if sharded else plan["device"]
+    model = load_model(base.path, dtype, device, config.trust_remote_code, config.bits)
     evidence = check_packed(base, count_quantized(model), plan) if config.bits else []
     model = attach_adapter(model, config)
     fuse_lora_layers(model)
+    if sharded:
+        shard_layers(model, plan["device"])
+        model.to(plan["device"])
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
