@@ -19,8 +19,10 @@ from tunewright.layouts import attention
 from tunewright.layouts.layout import Layout
 from tunewright.pipeline import run_pipeline
 from tunewright.recipe import read_recipe
+from tunewright.train import stage
 from tunewright.train.loop import Trainer
 
+usual_versions = stage.versions
 LAYOUTS = ("padded", "packed", "shared_prefix")
 
 
@@ -89,12 +91,48 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny_recipe: Pat
     assert adapter_bytes(train(tiny_recipe, tmp_path / "stopped", **settings)) == adapter_bytes(undisturbed)
 
 
-def test_a_checkpoint_of_another_recipe_is_not_taken(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_recipe_is_refused_by_what_differs_and_left_on_demand(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"save_steps": 2, "max_steps": 6}
+    with pytest.raises(PulledPlug):
+        train(tiny_recipe, tmp_path / "run", stop_after_step=5, **settings)
+    settings["learning_rate"] = 0.001
+    with pytest.raises(
+        TrainingError, match=r"step-000004: .*learning_rate 0\.01, now 0\.001; .*resume=never"
+    ) as refusal:
+        train(tiny_recipe, tmp_path / "run", **settings)
+    assert refusal.value.found.count(", now ") == 1, "nothing else differs"
+    changed = train(tiny_recipe, tmp_path / "run", resume="never", **settings)
+    fresh = train(tiny_recipe, tmp_path / "fresh", **settings)
+    assert adapter_bytes(changed) == adapter_bytes(fresh)
+
+
+def test_a_checkpoint_of_other_rows_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(PulledPlug):
         train(tiny_recipe, tmp_path / "run", stop_after_step=5, save_steps=2, max_steps=6)
-    changed = train(tiny_recipe, tmp_path / "run", save_steps=2, max_steps=6, learning_rate=0.001)
-    fresh = train(tiny_recipe, tmp_path / "fresh", save_steps=2, max_steps=6, learning_rate=0.001)
-    assert adapter_bytes(changed) == adapter_bytes(fresh)
+    with pytest.raises(TrainingError, match="training rows"):
+        train(tiny_recipe, tmp_path / "run", save_steps=2, max_steps=6, system_prompt="Another one.")
+
+
+def test_a_checkpoint_of_other_libraries_is_taken_on_demand_alone(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"save_steps": 2, "max_steps": 6}
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "versions", lambda config: {**usual_versions(config), "torch": "2.11.0"})
+        with pytest.raises(PulledPlug):
+            train(tiny_recipe, tmp_path / "run", stop_after_step=5, **settings)
+    with pytest.raises(TrainingError, match=r"torch 2\.11\.0, now .*any_versions"):
+        train(tiny_recipe, tmp_path / "run", **settings)
+    resumed = train(tiny_recipe, tmp_path / "run", resume="any_versions", **settings)
+    assert adapter_bytes(resumed) == adapter_bytes(train(tiny_recipe, tmp_path / "fresh", **settings))
+
+
+def test_how_to_resume_decides_nothing_that_is_made(tiny_recipe: Path, tmp_path: Path) -> None:
+    done = train(tiny_recipe, tmp_path / "run", max_steps=2)
+    before = done.require_manifest("train")
+    assert train(tiny_recipe, tmp_path / "run", max_steps=2, resume="never").require_manifest("train") == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tiny_recipe: Path, tmp_path: Path) -> None:

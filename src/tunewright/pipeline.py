@@ -143,7 +143,7 @@ def fingerprint_of(stage: Stage, config: Section, done: dict[str, Manifest]) -> 
         {
             "stage": stage.name,
             "version": stage.version,
-            "config": config.model_dump(mode="json"),
+            "config": config.determining(),
             "inputs": stage.module.inputs(config),
             "needs": {
                 name: sha256_of_json(asdict(done[name])) if stage.reads_manifests else done[name].digest

@@ -8,7 +8,7 @@ known one; the names of other tools are understood.
 import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -95,10 +95,18 @@ Column = Literal[
 ]  # fmt: skip
 
 
+Resume = Literal["exact", "any_versions", "never"]
+
+
 class Section(BaseModel):
     """The keys that one stage may see."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    incidental: ClassVar[frozenset[str]] = frozenset()
+
+    def determining(self) -> dict[str, Any]:
+        """The keys that decide what the stage makes, as JSON: all but those that only say how to get there."""
+        return self.model_dump(mode="json", exclude=set(self.incidental))
 
 
 class ModelKeys(Section):
@@ -135,6 +143,8 @@ class RenderKeys(ModelKeys):
 
 
 class TrainKeys(ModelKeys):
+    incidental = frozenset({"resume"})
+
     lora_r: int = Field(16, ge=1)
     lora_alpha: float = Field(32, gt=0)
     lora_dropout: float = Field(0.0, ge=0, lt=1)
@@ -177,6 +187,10 @@ class TrainKeys(ModelKeys):
     report_to: Names = Field([], description="Trackers of accelerate: `tensorboard`, `wandb`, `mlflow`, `trackio`, …")
     eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; default: four per run.")
     save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; default: eight per run.")
+    resume: Resume = Field(
+        "exact",
+        description="Go on from what was made alike; `any_versions`: with other libraries too; `never`: begin anew.",
+    )
     early_stopping_patience: int | None = Field(
         None, ge=1, description="Evaluations without a lower held-out loss after which training ends."
     )

@@ -81,6 +81,7 @@ class Terminal:
             self._print(f"  step {event['step']}: evaluation loss {event['eval_loss']:.4f}")
         elif self._bar and self._unit == "steps" and "loss" in event:
             text = f"loss {event['loss']:.3f}, {event['tokens_per_second']:.0f} tokens/s"
+            text += f", {event['peak_memory_bytes'] / 2**30:.1f} GiB"
             self._bar.update(self._task, note=text)
 
     def _show_sample(self, event: Event) -> None:

@@ -67,6 +67,13 @@ class Layout:
             with packed(causal_lm(self.model)):
                 return self._packed_sums(rows, scale)
 
+    def tokens(self, rows: Sequence[TokenRow]) -> int:
+        """How many tokens pass through the model for these rows: no padding, and what is shared once."""
+        if self.kind != "shared_prefix":
+            return sum(len(row.ids) for row in rows)
+        common, packs = self._packs(rows)
+        return len(common) + sum(each.tokens for each in packs)
+
     def micro_batches(self, rows: Sequence[TokenRow]) -> int:
         """How many passes through the model these rows take, where no prefix is kept for several packs."""
         if self.kind == "padded":
@@ -82,19 +89,22 @@ class Layout:
         return replace(self, budget=max(tokens) // 2) if tokens else None
 
     def _packed_sums(self, rows: Sequence[TokenRow], scale: float | None) -> list[torch.Tensor]:
-        sharing = self.kind == "shared_prefix"
-        packs = plan_packs(rows, self.budget, 0, sharing)
-        common = shared_prefix(rows) if sharing and self.keeps_prefix and len(packs) > 1 else rows[0].ids[:0]
-        if len(common) < LEAST_SHARED:
-            return [self._learn(pack_loss(self.model, pack(part, 0, sharing), self.device), scale) for part in packs]
+        common, packs = self._packs(rows)
+        if not len(common):
+            return [self._learn(pack_loss(self.model, each, self.device), scale) for each in packs]
         prefix = SharedPrefix(self.model, common, self.device)
-        sums = []
-        for part in plan_packs(rows, self.budget, len(common), sharing):
-            found = pack(part, len(common), sharing)
-            sums.append(self._learn(pack_loss(self.model, found, self.device, prefix.cache()), scale))
+        sums = [self._learn(pack_loss(self.model, each, self.device, prefix.cache()), scale) for each in packs]
         if scale is not None:
             prefix.backward()
         return sums
+
+    def _packs(self, rows: Sequence[TokenRow]) -> tuple[NDArray[np.int32], list[Pack]]:
+        """What is computed before all packs, which may be nothing, and the packs behind it."""
+        sharing = self.kind == "shared_prefix"
+        parts, common = plan_packs(rows, self.budget, 0, sharing), rows[0].ids[:0]
+        if sharing and self.keeps_prefix and len(parts) > 1 and len(prefix := shared_prefix(rows)) >= LEAST_SHARED:
+            parts, common = plan_packs(rows, self.budget, len(prefix), sharing), prefix
+        return common, [pack(part, len(common), sharing) for part in parts]
 
     def _learn(self, loss: torch.Tensor, scale: float | None) -> torch.Tensor:
         if scale is not None:

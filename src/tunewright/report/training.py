@@ -71,13 +71,25 @@ def _machine_rows(plan: View, training: View, facts: View) -> list[tuple[str, st
         ("tokens", saved, ""),
         ("rows per step", numbers.count(plan["effective_batch_size"]), ""),
         ("peak memory, planned", numbers.size(plan["peak_bytes"]), f"of {numbers.size(plan['budget_bytes'])}"),
-        ("speed", f"{numbers.decimal(facts.get('tokens_per_second'), 3)} tokens/s", ""),
+        ("peak memory, measured", numbers.size(facts.get("peak_memory_bytes")), _kind_of_memory(training)),
+        ("speed", f"{numbers.decimal(facts.get('tokens_per_second'), 3)} tokens/s", _other_speeds(facts)),
         (
             "training time",
             numbers.duration(facts.get("seconds")),
             f"{numbers.duration(plan['seconds'])} were planned",
         ),
     ]
+
+
+def _kind_of_memory(training: View) -> str:
+    return "tensors" if training["device"] == "cuda" else "the whole process, libraries and all"
+
+
+def _other_speeds(facts: View) -> str:
+    learned, whole = (
+        numbers.decimal(facts.get(f"{kind}_tokens_per_second"), 3) for kind in ("supervised", "equivalent")
+    )
+    return f"through the model; {learned} learned/s; as much as {whole}/s of rows computed whole"
 
 
 def loss_view(contents: Contents) -> View:

@@ -1,12 +1,13 @@
 """Checkpoints: enough to go on bit by bit as if nothing had happened.
 
 `checkpoints/step-000012/` holds the adapter, the optimizer's tensors and `state.json` with its numbers, the training
-log, the key of what is trained, and the hash of the other two files. It appears whole by a rename. Random numbers need
-no state: they are seeded by the step. `checkpoints/best/` holds the weights with the lowest held-out loss so far.
+log, everything that determines the training, and the hash of the other two files. It appears whole by a rename. Random
+numbers need no state: they are seeded by the step. `checkpoints/best/` holds the weights with the lowest held-out loss so
+far.
 """
 
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tunewright.artifacts import publish_directory, read_json, sha256_of_file, write_json
-from tunewright.errors import ArtifactError
+from tunewright.errors import ArtifactError, TrainingError
+from tunewright.recipe import Resume
 from tunewright.train.lora import adapter_weights, set_adapter_weights
 
 KEPT = 2
@@ -45,8 +47,21 @@ class TrainingLog:
         return min(range(len(self.evaluations)), key=lambda index: float(self.evaluations[index]["eval_loss"]))
 
 
+@dataclass(frozen=True)
+class MadeFrom:
+    """Everything that determines a training, as JSON.
+
+    Attributes:
+        inputs: the recipe's keys, and hashes of rows and base.
+        versions: of the libraries and of Python.
+    """
+
+    inputs: dict[str, Any]
+    versions: dict[str, str]
+
+
 def write_checkpoint(
-    directory: Path, step: int, key: str, model: Any, optimizer: torch.optim.Optimizer, log: TrainingLog
+    directory: Path, step: int, made_from: MadeFrom, model: Any, optimizer: torch.optim.Optimizer, log: TrainingLog
 ) -> None:
     """Write the checkpoint after `step` steps and drop all but the newest few."""
     final = directory / f"step-{step:06d}"
@@ -58,7 +73,7 @@ def write_checkpoint(
     save_file(tensors, temporary / "optimizer.safetensors")
     state = {
         "step": step,
-        "key": key,
+        "made_from": asdict(made_from),
         "optimizer": numbers,
         "steps": log.steps,
         "evaluations": log.evaluations,
@@ -71,19 +86,26 @@ def write_checkpoint(
 
 
 def resume_from_checkpoint(
-    directory: Path, key: str, model: Any, optimizer: torch.optim.Optimizer
+    directory: Path, made_from: MadeFrom, resume: Resume, model: Any, optimizer: torch.optim.Optimizer
 ) -> tuple[int, TrainingLog]:
-    """Load the newest valid checkpoint of the same training; the steps done and the log, or (0, an empty log)."""
+    """Load the newest whole checkpoint; the steps done and the log, or (0, an empty log).
+
+    Raises:
+        TrainingError: it was made from something else, and `resume` does not allow that.
+    """
+    if resume == "never":
+        shutil.rmtree(directory, ignore_errors=True)
     for path in sorted(directory.glob("step-*"), reverse=True):
-        state = _valid_state(path, key)
+        state = _whole_state(path)
         if state is not None:
+            _validate_same_training(path, state["step"], MadeFrom(**state["made_from"]), made_from, resume)
             set_adapter_weights(model, load_file(path / "adapter.safetensors"))
             _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"), state["optimizer"])
             return state["step"], TrainingLog(state["steps"], state["evaluations"])
     return 0, TrainingLog()
 
 
-def _valid_state(path: Path, key: str) -> dict[str, Any] | None:
+def _whole_state(path: Path) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = read_json(path / "state.json")
     except ArtifactError:
@@ -91,7 +113,22 @@ def _valid_state(path: Path, key: str) -> dict[str, Any] | None:
     whole = all(
         (path / name).is_file() and sha256_of_file(path / name) == digest for name, digest in state["sha256"].items()
     )
-    return state if whole and state["key"] == key else None
+    return state if whole and "made_from" in state else None
+
+
+def _validate_same_training(path: Path, step: int, old: MadeFrom, new: MadeFrom, resume: Resume) -> None:
+    where, anew = f"{path.parent.name}/{path.name}", "or begin anew with -o resume=never"
+    if others := _differences(old.inputs, new.inputs):
+        mend = f"Put that back to go on from step {step}, {anew}."
+        raise TrainingError(where, f"it was made otherwise: {others}", "the same settings, rows and base", mend)
+    if resume == "exact" and (others := _differences(old.versions, new.versions)):
+        mend = f"Install those again, go on with these by -o resume=any_versions, {anew}."
+        raise TrainingError(where, f"it was made with other libraries: {others}", "the same, to the last bit", mend)
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {str(old.get(name))[:40]}, now {str(new.get(name))[:40]}" for name in names)
 
 
 def keep_best(directory: Path, model: Any) -> None:

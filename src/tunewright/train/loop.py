@@ -28,6 +28,7 @@ from tunewright.models.optimizer import open_optimizer
 from tunewright.parallel import interrupts_deferred
 from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import (
+    MadeFrom,
     TrainingLog,
     keep_best,
     restore_best,
@@ -35,12 +36,13 @@ from tunewright.train.checkpoints import (
     write_checkpoint,
 )
 from tunewright.train.ranks import Ranks
+from tunewright.train.speed import KINDS, Speed, peak_memory_bytes
 
 EVALUATIONS_PER_RUN = 4
 CHECKPOINTS_PER_RUN = 8
 SAMPLE_TOKENS = 128
 FIRST_LOSS_SCALE, LEAST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2.0, 2000
-TRACKED = ("loss", "learning_rate", "grad_norm", "epoch", "supervised_tokens", "tokens_per_second")
+TRACKED = ("loss", "learning_rate", "grad_norm", "epoch", "supervised_tokens", "peak_memory_bytes", *KINDS)
 
 
 @dataclass(frozen=True)
@@ -109,20 +111,20 @@ class Trainer:
         self.optimizer = open_optimizer(config, self.parameters, torch.device(layout.device).type)
         self.log = TrainingLog()
         self.loss_scale = FIRST_LOSS_SCALE if model.dtype == torch.float16 else 1.0
-        self.tokens_per_second = 0.0
+        self.speed = Speed()
         self.splits = 0
 
-    def run(self, checkpoints: Path, key: str) -> TrainingLog:
+    def run(self, checkpoints: Path, made_from: MadeFrom) -> TrainingLog:
         """Train to the end, from the newest checkpoint of the same training if there is one.
 
         Ctrl-C takes effect after the step that is under way, or at once between steps; all steps done are saved.
 
         Args:
             checkpoints: the directory that checkpoints are kept in.
-            key: the hash of everything that determines the result; checkpoints with another one are not taken.
+            made_from: everything that determines the result.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite.
+            TrainingError: the loss or the gradient is not finite; or there are checkpoints of another training.
             RecipeError: the best weights are asked for, and there are no held-out rows to tell them by.
         """
         if self.config.keeps_best and not len(self.evaluation):
@@ -131,15 +133,15 @@ class Trainer:
                 "there are no held-out rows to measure",
                 mend="Set eval_rows or eval_data, or leave these keys out.",
             )
-        first, self.log = resume_from_checkpoint(checkpoints, key, self.model, self.optimizer)
+        first, self.log = resume_from_checkpoint(checkpoints, made_from, self.config.resume, self.model, self.optimizer)
         if first:
             self.events.note(f"Going on from the checkpoint after step {first} of {self.schedule.steps}.")
         try:
-            self.take_steps(first, checkpoints, key)
+            self.take_steps(first, checkpoints, made_from)
         except KeyboardInterrupt:
             # Whatever it came in the middle of, the steps in the log are done and what they left is whole.
             if len(self.log.steps) > first:
-                self.save(checkpoints, len(self.log.steps), key)
+                self.save(checkpoints, len(self.log.steps), made_from)
             raise
         if self.config.keeps_best and self.ranks.is_first:
             restore_best(checkpoints, self.model)
@@ -147,7 +149,7 @@ class Trainer:
             self.events.note(f"The weights after step {self.log.kept_evaluation['step']} are the best and are kept.")
         return self.log
 
-    def take_steps(self, first: int, checkpoints: Path, key: str) -> None:
+    def take_steps(self, first: int, checkpoints: Path, made_from: MadeFrom) -> None:
         """All steps after the `first`, with the evaluations and checkpoints between them."""
         steps = self.schedule.steps
         eval_every = self.config.eval_steps or math.ceil(steps / EVALUATIONS_PER_RUN)
@@ -155,28 +157,27 @@ class Trainer:
         if first in (0, steps) or first % eval_every == 0:
             self.evaluate_once(first, checkpoints)
         progress = self.events.progress("steps", steps, first)
-        started, tokens = time.monotonic(), 0
         for step in range(first, steps):
             if self.has_stopped_improving():
                 self.events.note(f"The held-out loss has stopped falling: training ends after step {step} of {steps}.")
                 break
             done = step + 1
             with interrupts_deferred():
-                tokens += self.take_step(step)
-                self.tokens_per_second = round(tokens / (time.monotonic() - started), 1)
-                entry = {**self.log.steps[-1], "tokens_per_second": self.tokens_per_second}
+                self.take_step(step)
+                memory = peak_memory_bytes(self.layout.device)
+                entry = {**self.log.steps[-1], **self.speed.as_json(), "peak_memory_bytes": memory}
                 self.events.emit("metric", **entry)
                 self.track(done, entry, TRACKED)
             if done % eval_every == 0 or done == steps:
                 self.evaluate_once(done, checkpoints)
             if done % save_every == 0 or done == steps:
-                self.save(checkpoints, done, key)
+                self.save(checkpoints, done, made_from)
             progress.advance()
 
-    def save(self, checkpoints: Path, step: int, key: str) -> None:
+    def save(self, checkpoints: Path, step: int, made_from: MadeFrom) -> None:
         """Write a checkpoint; one process is enough, since all have the same weights."""
         if self.ranks.is_first:
-            write_checkpoint(checkpoints, step, key, self.model, self.optimizer, self.log)
+            write_checkpoint(checkpoints, step, made_from, self.model, self.optimizer, self.log)
 
     def has_stopped_improving(self) -> bool:
         """Whether as many evaluations as the recipe has patience for have passed since the best one."""
@@ -194,8 +195,9 @@ class Trainer:
                 keep_best(checkpoints, self.model)
             self.tell(entry)
 
-    def take_step(self, step: int) -> int:
-        """One optimizer step; the number of tokens in its rows."""
+    def take_step(self, step: int) -> None:
+        """One optimizer step, into the log and the speed."""
+        started = time.monotonic()
         rows = [self.train[index] for index in self.schedule.rows_of_step(step)]
         supervised = sum(int(row.mask.sum()) for row in rows)
         self.model.train()
@@ -217,7 +219,9 @@ class Trainer:
                 **({"loss_scale": self.loss_scale} if self.loss_scale != 1 else {}),
             }
         )
-        return sum(len(row.ids) for row in rows)
+        own = self.ranks.share(rows)
+        computed = int(self.ranks.sum(self.layout.tokens(own) if own else 0))
+        self.speed.count(time.monotonic() - started, computed, supervised, sum(len(row.ids) for row in rows))
 
     def learn(self, rows: Sequence[TokenRow], supervised: int, step: int) -> tuple[float, float]:
         """The gradients of the mean loss, clipped, in place; the loss, and the gradients' norm before clipping."""

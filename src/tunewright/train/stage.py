@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from tunewright import __version__
-from tunewright.artifacts import RunDirectory, StageResult, read_json, sha256_of_json, write_json
+from tunewright.artifacts import RunDirectory, StageResult, read_json, write_json
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.files import read_conversations
 from tunewright.chat.prompt import Prompt
@@ -49,11 +49,12 @@ from tunewright.models.base import Base, find_base, load_model
 from tunewright.models.quantized import QuantizedWeights, count_quantized, validate_as_planned
 from tunewright.models.tensors import tensor_hashes
 from tunewright.recipe import Bits, TrainKeys
-from tunewright.train.checkpoints import TrainingLog
+from tunewright.train.checkpoints import MadeFrom, TrainingLog
 from tunewright.train.loop import Samples, Trainer, is_out_of_memory
 from tunewright.train.lora import attach_adapter, write_adapter
 from tunewright.train.original import open_original
 from tunewright.train.ranks import TRAIN, Ranks, open_ranks, shard_layers
+from tunewright.train.speed import peak_memory_bytes
 
 CHECKPOINTS = "checkpoints"
 TRACKERS = "trackers"
@@ -116,7 +117,7 @@ def train_adapter(
     """Train, write the adapter and its log into `directory`, and record the canaries; the model is gone afterwards."""
     training = open_training(config, run, base, plan, supervisor, events, ranks)
     trainer, model, layout = training.trainer, training.trainer.model, training.trainer.layout
-    log = trainer.run(run / CHECKPOINTS, training.key)
+    log = trainer.run(run / CHECKPOINTS, training.made_from)
     if config.report_to:
         trainer.accelerator.end_training()
     write_adapter(directory, model, base.name)
@@ -125,7 +126,8 @@ def train_adapter(
         "base": base.name,
         "bits": config.bits,
         "layout": layout.kind,
-        "tokens_per_second": trainer.tokens_per_second,
+        **trainer.speed.as_json(),
+        "peak_memory_bytes": peak_memory_bytes(layout.device),
         "out_of_memory": trainer.splits,
         **describe_log(log),
         **parameter_counts(model),
@@ -142,13 +144,13 @@ class Training:
 
     Attributes:
         engine: around the trainer's model.
-        key: the hash of everything that determines the adapter.
+        made_from: everything that determines the adapter.
         evidence: what was seen before the first step.
     """
 
     trainer: Trainer
     engine: HFEngine
-    key: str
+    made_from: MadeFrom
     evidence: list[Evidence]
 
 
@@ -171,8 +173,8 @@ def open_training(
     samples = Samples(list(asked), list(asked.values()), engine)
     names = partial(names_of, run)
     trainer = Trainer(config, model, accelerator, layout, train, evaluation, samples, names, events, ranks)
-    key = training_key(config, run, base, layout.kind, plan["dtype"])
-    return Training(trainer, engine, key, [layout_evidence, *packed])
+    made_from = determining(config, run, base, layout.kind, plan["dtype"])
+    return Training(trainer, engine, made_from, [layout_evidence, *packed])
 
 
 def train_beside(config: TrainKeys, run: RunDirectory, ranks: Ranks) -> None:
@@ -180,7 +182,7 @@ def train_beside(config: TrainKeys, run: RunDirectory, ranks: Ranks) -> None:
     base, plan = find_base(config), read_json(run / "plan.json")
     supervisor = open_supervisor(base.path, config.model, trained_template(run))
     training = open_training(config, run, base, plan, supervisor, Events(), ranks)
-    training.trainer.run(run / CHECKPOINTS, training.key)
+    training.trainer.run(run / CHECKPOINTS, training.made_from)
     if takes_every_pass(config, ranks):
         held_out_canaries(config, training.trainer.model, training.engine, held_out_conversations(run), Events())
 
@@ -225,17 +227,11 @@ def names_of(run: RunDirectory, indices: Sequence[int]) -> list[str]:
     return [names[index] for index in indices]
 
 
-def training_key(config: TrainKeys, run: RunDirectory, base: Base, layout: str, dtype: str) -> str:
-    """The hash of everything that determines the adapter; a checkpoint with another one is not taken."""
-    return sha256_of_json(
-        {
-            "config": config.model_dump(mode="json"),
-            "rows": run.require_manifest("render").digest,
-            "base": base.identity,
-            "layout": layout,
-            "dtype": dtype,
-        }
-    )
+def determining(config: TrainKeys, run: RunDirectory, base: Base, layout: str, dtype: str) -> MadeFrom:
+    """Everything that determines the adapter; checkpoints that were made from other things are refused."""
+    rows = run.require_manifest("render").digest
+    inputs = {**config.determining(), "training rows": rows, "base": base.identity, "layout": layout, "dtype": dtype}
+    return MadeFrom(inputs, versions(config))
 
 
 def write_log(path: Path, log: TrainingLog, model: Any, plan: dict[str, Any]) -> None:

@@ -95,7 +95,8 @@
       ["Held-out loss", best ? short(heldOut[heldOut.length - 1].eval_loss) : "—",
         best && best !== first ? `${short(first.eval_loss)} before, best ${short(best.eval_loss)}` : ""],
       ["Learning rate", short(last.learning_rate), ""],
-      ["Tokens per second", last.tokens_per_second ? Math.round(last.tokens_per_second).toLocaleString("en") : "—", ""],
+      ["Tokens per second", last.tokens_per_second ? Math.round(last.tokens_per_second).toLocaleString("en") : "—",
+        last.supervised_tokens_per_second ? `${Math.round(last.supervised_tokens_per_second).toLocaleString("en")} learned` : ""],
     ];
     at("figures").replaceChildren(...rows.map(([name, value, note]) => {
       const row = element("div");
