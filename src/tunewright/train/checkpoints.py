@@ -2,8 +2,8 @@
 
 `checkpoints/step-000012/` holds the adapter, the optimizer's tensors and `state.json` with its numbers, the training
 log, everything that determines the training, and the hash of the other two files. It appears whole by a rename. Random
-numbers need no state: they are seeded by the step. `checkpoints/best/` holds the weights with the lowest held-out loss so
-far.
+numbers need no state: they are seeded by the step. `checkpoints/best/` holds the weights with the lowest held-out loss
+so far.
 """
 
 import shutil
