@@ -23,7 +23,7 @@ demo: $(READY)  ## Do the main job on the example: from its rows to a proven mod
 	$(BIN)/tunewright run examples/support_triage/recipe.yaml
 
 test: $(READY)  ## Pass all tests, the main job on a small scale among them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 check: $(READY)  ## Lint, formatting, types, and which part may import which
 	$(BIN)/ruff check .
