@@ -59,7 +59,7 @@ def test_a_row_more_changes_the_account_of_no_other(
         ]
 
     with_it, without_it = accounts([*lines[:place], added, *lines[place:]]), accounts(lines)
-    before = sum(bool(line.strip()) for line in lines[:place]) + 1
+    before = sum(bool(line.encode().strip()) for line in lines[:place]) + 1  # A line of nothing but "\x1f" is a row.
     assert with_it[:before] == without_it[:before]
     assert with_it[len(with_it) - len(without_it) + before :] == without_it[before:]
 
