@@ -1,6 +1,7 @@
 """Kinds of adapters and of training: each goes from training to a merge that is proven."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tunewright.events import Event, Events
 from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import Layout
 from tunewright.models.base import find_base, load_model
+from tunewright.models.liger import use_liger_kernels
 from tunewright.pipeline import run_pipeline
 from tunewright.recipe import TrainKeys, VerifyKeys, build_recipe, read_recipe
 from tunewright.train.loop import SCALE_GROWTH_STEPS, Trainer, next_loss_scale
@@ -216,6 +218,17 @@ def test_the_loss_scale_grows_where_it_held_for_long() -> None:
 def test_float16_on_a_cpu_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="float16 needs a GPU"):
         run_on(tiny_recipe, tmp_path / "run", "plan", fp16=True)
+
+
+def test_kernels_for_a_gpu_are_refused_on_a_cpu(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="use_liger_kernel: Liger's kernels need a GPU"):
+        run_on(tiny_recipe, tmp_path / "run", "plan", use_liger_kernel=True)
+
+
+def test_kernels_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "liger_kernel", None)
+    with pytest.raises(EnvironmentLackError, match="pip install liger-kernel"):
+        use_liger_kernels(None)
 
 
 def test_full_fine_tuning_is_refused_by_name() -> None:

@@ -177,6 +177,7 @@ class TrainKeys(ModelKeys):
     per_device_train_batch_size: int = Field(4, ge=1, description="Rows per micro-batch.")
     gradient_accumulation_steps: int = Field(4, ge=1, description="Micro-batches per optimizer step.")
     gradient_checkpointing: bool = False
+    use_liger_kernel: bool = Field(False, description="Liger's norms and activations in training; needs a GPU.")
     fsdp: bool = Field(False, description="With several processes: each keeps a part of the base's layers (FSDP2).")
     layout: Literal["auto", "padded", "packed", "shared_prefix"] = Field(
         "auto", description="How rows lie in a micro-batch; default: the cheapest that is exact."

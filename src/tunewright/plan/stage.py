@@ -167,6 +167,8 @@ def choose_dtype(config: PlanKeys, device: str) -> str:
     """What the recipe asks for, else what the device is good at; the optimizer's side is float32 in any case."""
     import torch
 
+    if config.use_liger_kernel and device == "cpu":
+        raise RecipeError("use_liger_kernel", "Liger's kernels need a GPU", mend="Leave it out.")
     if config.fp16 and device == "cpu":
         raise RecipeError("fp16", "float16 needs a GPU", mend="Leave it out: a CPU computes in float32.")
     if config.fp16 or config.bf16:

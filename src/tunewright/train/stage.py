@@ -45,7 +45,9 @@ from tunewright.events import Events
 from tunewright.evidence import Evidence, at_most, equal
 from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import LAYOUT_FAILURES, Layout, plain_loss
+from tunewright.layouts.loss import causal_lm
 from tunewright.models.base import Base, find_base, load_model
+from tunewright.models.liger import use_liger_kernels
 from tunewright.models.quantized import QuantizedWeights, count_quantized, validate_as_planned
 from tunewright.models.tensors import tensor_hashes
 from tunewright.recipe import Bits, TrainKeys
@@ -288,6 +290,8 @@ def choose_layout(
 ) -> tuple[Layout, Evidence]:
     """The planned layout, if on real rows it gives the loss that the model gives each row alone; else the padded one.
 
+    Fused kernels come in between, so that they are held to what the model's own code gives.
+
     Raises:
         TrainingError: the padded layout does not either.
     """
@@ -305,6 +309,8 @@ def choose_layout(
     detail = f"Relative difference of the summed loss of {len(rows)} rows to that of each row alone, before training."
     with torch.no_grad(), accelerator.autocast():
         expected = sum(plain_loss(model, row, plan["device"]) for row in rows)
+        if config.use_liger_kernel:
+            use_liger_kernels(causal_lm(model))
         for layout in dict.fromkeys((planned, replace(planned, kind="padded"))):
             difference = abs(whole_loss(layout, rows) - expected) / abs(expected)
             if difference <= limit:
@@ -315,7 +321,8 @@ def choose_layout(
     raise TrainingError(
         f"model type {model.config.model_type!r}",
         f"its loss over a batch is not that of its rows alone (relative difference {difference:.1e})",
-        mend="Choose another base; please report this one.",
+        mend=f"{'Leave use_liger_kernel out, or choose' if config.use_liger_kernel else 'Choose'} another base; please "
+        "report this one.",
     )
 
 
