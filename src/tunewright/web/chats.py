@@ -111,8 +111,8 @@ class Chats:
         command: what answers, as `chat_process` does; the run's directory is added.
     """
 
-    def __init__(self, runs: Runs, board: StatusBoard, command: Sequence[str] = CHAT_COMMAND) -> None:
-        self.runs, self.board, self.command = runs, board, tuple(command)
+    def __init__(self, runs: Runs, board: StatusBoard, command: Sequence[str] | None = None) -> None:
+        self.runs, self.board, self.command = runs, board, tuple(command or CHAT_COMMAND)
         self.votes = Votes(runs)
         self._chats: dict[str, Chat] = {}
         self._due: queue.Queue[Chat] = queue.Queue()
