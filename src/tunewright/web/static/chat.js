@@ -146,6 +146,7 @@
     leave();
     at("exchanges").replaceChildren();
     at("state").textContent = "";
+    at("send").disabled = true;
     at("stop").hidden = true;
     at("kind-hint").textContent = HINTS[isBlind() ? "blind" : "open"];
     say("");
