@@ -17,7 +17,7 @@ from tunewright.jobs.inbox import Inbox
 from tunewright.jobs.scheduler import Scheduler, sole_service
 from tunewright.jobs.store import Store
 
-JOBS = {"plain": "sleep 0", "dies": "crash-once", "takes": "sleep 0.8"}
+JOBS = {"plain": "sleep 0", "dies": "crash-once", "takes": "linger 0.8"}
 
 
 def play(stage: Path) -> None:

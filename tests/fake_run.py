@@ -1,8 +1,8 @@
 """A `tunewright run` that takes milliseconds, for tests of what starts it.
 
-The recipe says what to do, one word a line: `sleep 2`, `exit 3`, `fail WORDS`, `full`, `deaf`, `crash`, `crash-once`,
-`child`. Like the real one it publishes its result whole and finds it when it is started again. It also keeps account of
-what must never happen: two at work in one directory (`OVERLAP`), or two that publish (`TWICE`).
+The recipe says what to do, one word a line: `sleep 2`, `linger 2`, `exit 3`, `fail WORDS`, `full`, `deaf`, `crash`,
+`crash-once`, `child`. Like the real one it publishes its result whole and finds it when it is started again. It also
+keeps account of what must never happen: two at work in one directory (`OVERLAP`), or two that publish (`TWICE`).
 """
 
 import json
@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+SECONDS_TO_BE_MET = 60.0
 
 
 def main() -> int:
@@ -33,6 +35,8 @@ def main() -> int:
 def obey(word: str, rest: str, run: Path) -> int | None:
     if word == "sleep":
         time.sleep(float(rest))
+    elif word == "linger":
+        linger(run, float(rest))
     elif word == "exit":
         return int(rest)
     elif word == "fail":
@@ -51,6 +55,16 @@ def obey(word: str, rest: str, run: Path) -> int | None:
     elif word == "write":
         write_file(run / "big", int(rest))
     return None
+
+
+def linger(run: Path, seconds: float) -> None:
+    """Work so long; but what outlives its parent, and should be dead, stays until it is met, or for a minute."""
+    parent, started = os.getppid(), time.monotonic()
+    while (worked := time.monotonic() - started) < SECONDS_TO_BE_MET:
+        outlives = os.getppid() != parent
+        if (run / "OVERLAP").exists() or (worked >= seconds and not outlives):
+            return
+        time.sleep(0.02)
 
 
 def write_file(path: Path, size: int) -> None:

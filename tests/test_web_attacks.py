@@ -1,14 +1,27 @@
-"""Attacks on the service, each on every route that there is."""
+"""Attacks on the service, each on every route that there is, and on what it reads; docs/attacks.md names them all."""
 
 import asyncio
+import gzip
 import os
+import pickle
+import socket
 import stat
+import tracemalloc
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from jobs_bench import add, finish_all
 from test_web_api import make_run
-from tunewright.errors import EnvironmentLackError, UsageError
+from tunewright.data.read.blocks import LIMITS, records_of
+from tunewright.data.read.files import read_blocks
+from tunewright.data.read.sources import Source
+from tunewright.errors import DataError, EnvironmentLackError, ModelNotFoundError, UsageError
+from tunewright.models.base import find_base
+from tunewright.recipe import ModelKeys
+from tunewright.service_commands import line_of
 from tunewright.web import guard
 from tunewright.web.access import hosts_of, read_token
 from tunewright.web.service import Options, validate_options
@@ -25,12 +38,12 @@ def site(tmp_path: Path) -> Site:
 def every_path(site: Site) -> list[str]:
     """Each route with something in its places, and two that are none."""
     paths = site.ask("GET", "/api/v1/openapi.json").json()["paths"]
-    filled = [
-        path.format(job=1, wish="stop", name="run", look=f"{0:013d}-00000000", path="recipe.yaml") for path in paths
-    ]
-    pages = ["/", "/runs", "/runs/run", "/runs/run/report", "/compare", "/parts/home", "/parts/runs", "/parts/runs/run"]
-    pages += ["/data", f"/data/{0:013d}-00000000", "/new", "/settings", "/wall", "/parts/wall", "/runs/run/artifacts"]
-    return [*filled, *pages, "/nowhere", "/api/v1/openapi.json", "/docs"]
+    look = f"{0:013d}-00000000"
+    places = {"job": 1, "wish": "stop", "name": "run", "look": look, "path": "recipe.yaml", "chat": "0" * 16}
+    pages = ["/", "/runs", "/runs/run", "/runs/run/report", "/runs/run/artifacts", "/runs/run/chat", "/compare"]
+    pages += ["/data", f"/data/{look}", "/new", "/settings", "/wall", "/parts/home", "/parts/runs", "/parts/runs/run"]
+    pages += ["/parts/runs/run/votes", f"/parts/data/{look}", f"/parts/plan/{look}", "/parts/doctor", "/parts/wall"]
+    return [*(path.format(**places) for path in paths), *pages, "/nowhere", "/api/v1/openapi.json", "/docs"]
 
 
 def answers(site: Site, methods: tuple[str, ...] = METHODS, token: bool = True, **headers: str) -> set[int]:
@@ -209,3 +222,118 @@ def test_another_address_needs_a_name_and_a_word_on_tls(tmp_path: Path) -> None:
         validate_options(Options(tmp_path, host="0.0.0.0"))  # noqa: S104 - that is the point
     validate_options(Options(tmp_path, host="0.0.0.0", names=["gpu.example"]))  # noqa: S104
     assert "gpu.example" in hosts_of(PORT, ["GPU.example"])
+
+
+def test_a_host_or_an_origin_that_is_named_twice_is_refused(site: Site) -> None:
+    """A proxy before the service and the service itself might each read another one of the two."""
+    own = f"127.0.0.1:{PORT}"
+    for hosts in ([own, "evil.example"], ["evil.example", own], [own, own], []):
+        with pytest.raises(guard.RefusedError) as refused:
+            site.app.validate_host({"host": hosts})
+        assert refused.value.status == 421
+    with pytest.raises(guard.RefusedError):
+        site.app.validate_host({"host": [own], "origin": [URL, "https://evil.example"]})
+
+
+ADDRESSES = (
+    *("http://127.0.0.1/rows.jsonl", "http://2130706433/rows.jsonl", "http://0x7f.1/rows.jsonl", "http://[::1]/a"),
+    *("http://[::ffff:127.0.0.1]/a", "http://169.254.169.254/latest/meta-data", "https://evil.example/redirects"),
+    *("file:///etc/passwd", "ftp://127.0.0.1/a", "data:text/plain,{}", "//127.0.0.1/share", "\\\\127.0.0.1\\share"),
+)
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("route", ["jobs", "checks", "plans", "recipes"])
+def test_no_address_is_ever_fetched_as_data(
+    site: Site, monkeypatch: pytest.MonkeyPatch, route: str, address: str
+) -> None:
+    """Rows are files or data sets of the hub: so there is no redirect to follow and no name to point elsewhere."""
+    asked: list[object] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *words, **options: asked.append(words) or [])
+    answer = site.ask("POST", f"/api/v1/{route}", json={"recipe": {"data": address}})
+    assert (answer.status_code, asked) == (422, [])
+    assert site.store.jobs() == []
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/stdin", "pipe"])
+def test_a_device_or_a_pipe_is_no_data(site: Site, tmp_path: Path, path: str) -> None:
+    """One would never end, the other never begin."""
+    os.mkfifo(tmp_path / "pipe")
+    given = path if path.startswith("/") else str(tmp_path / path)
+    answer = site.ask("POST", "/api/v1/checks", json={"recipe": {"data": given}})
+    assert answer.status_code == 422
+    assert "no regular file" in answer.text
+
+
+def test_the_token_is_in_no_file_but_its_own(site: Site) -> None:
+    """Looked for in what a job, its log and its recipe leave behind, when the token is in every place to say it."""
+    secret = site.access.token
+    login = site.ask("POST", "/api/v1/session", token=False, json={"token": secret})
+    cookie = login.headers["set-cookie"].partition("=")[2].partition(";")[0]
+    add(site.store, "one", "exit 1")
+    finish_all(site.board.scheduler)
+    files = [path for path in site.store.root.rglob("*") if path.is_file() and path.name != "token"]
+    assert len(files) > 3
+    for path in files:
+        content = path.read_bytes()
+        assert secret.encode() not in content, path
+        assert cookie.encode() not in content, path
+
+
+def test_words_of_a_job_do_not_speak_to_a_terminal(site: Site) -> None:
+    hostile = "\x1b]0;owned\x07\x1b[2J\u009b31m\u202eone"
+    site.store.add(hostile, "exit 1", site.store.root / "one")
+    shown = line_of(site.store.job(1).as_json())
+    assert shown.endswith("]0;owned[2J31mone")
+    assert shown.isprintable()
+
+
+def test_a_bomb_of_gzip_is_read_in_small_pieces_and_its_row_refused(tmp_path: Path) -> None:
+    """Sixty-four MiB in sixty-four KiB; what is unpacked is counted as it goes by, and never held."""
+    path = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(path, "wb", compresslevel=9) as file:
+        for _ in range(64):
+            file.write(b" " * (1 << 20))
+        file.write(b'{"a": 1}\n')
+    limits = replace(LIMITS, row_bytes=1 << 20)
+    tracemalloc.start()
+    records = [record for block in read_blocks(Source(path, path.name), 0, limits) for record in records_of(block)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [record.fault.kind for record in records if record.fault] == ["row too long"]
+    assert peak < 32 << 20
+
+
+def test_an_archive_is_never_unpacked_so_its_names_lead_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "inside/rows.jsonl"
+    path.parent.mkdir()
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../../escaped.jsonl", b"{}")
+    try:
+        records = [record for block in read_blocks(Source(path, path.name), 0) for record in records_of(block)]
+    except DataError:
+        records = []
+    assert [record for record in records if record.fault is None] == []
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["inside", "rows.jsonl"]
+
+
+class Evil:
+    """What would run if somebody unpickled it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def test_weights_that_are_a_pickle_are_not_loaded(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text("{}")
+    (base / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    with pytest.raises(ModelNotFoundError, match="pickle files are not loaded"):
+        find_base(ModelKeys(model=str(base)))
+    assert not (tmp_path / "ran").exists()
+    pickle.loads((base / "pytorch_model.bin").read_bytes())  # noqa: S301 - so it would have run
+    assert (tmp_path / "ran").exists()

@@ -1,4 +1,4 @@
-"""The control center in a real Chromium: the way from a dropped file to the report of a run, at two widths.
+"""The control center in a real Chromium: from a dropped file to a chat with the tuned model, at two widths.
 
 Playwright drives the Chromium of the machine (`CHROMIUM`, or the one on the path). The check of accessibility takes
 axe-core from the file that `TUNEWRIGHT_AXE` names (`npm pack axe-core`); nothing is fetched.
@@ -28,6 +28,11 @@ from web_bench import service
 
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 SECONDS_OF_A_RUN = 600
+# Nothing of the browser's own may call other hosts or wait for them.
+CHROMIUM_ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
 SHOTS = os.environ.get("TUNEWRIGHT_SHOTS")
 
 
@@ -38,7 +43,7 @@ def chromium() -> Iterator[Any]:
     if not path:
         pytest.skip("there is no chromium on this machine; set CHROMIUM")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        browser = started.chromium.launch(executable_path=path, args=CHROMIUM_ARGUMENTS)
         yield browser
         browser.close()
 
@@ -89,7 +94,9 @@ class Visitor:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", WIDTHS)
-def test_from_a_dropped_file_to_the_report_of_a_run(chromium: Any, tiny_base: Path, tmp_path: Path, width: str) -> None:
+def test_from_a_dropped_file_to_a_chat_with_the_tuned_model(
+    chromium: Any, tiny_base: Path, tmp_path: Path, width: str
+) -> None:
     rows = tmp_path / "clerk.jsonl"
     rows.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows()))
     store = tmp_path / "store"
@@ -125,6 +132,7 @@ def test_from_a_dropped_file_to_the_report_of_a_run(chromium: Any, tiny_base: Pa
         page.wait_for_selector(".state .badge.pass")
         assert page.locator(".stages .done").count() == 9
         assert page.locator("#figures dd").first.inner_text().startswith("17")
+        talk(visitor, width)
         page.click("text=Report")
         page.frame_locator("iframe.report").locator("h1").wait_for()
         visitor.see(f"report-{width}")
@@ -137,6 +145,31 @@ def test_from_a_dropped_file_to_the_report_of_a_run(chromium: Any, tiny_base: Pa
         visitor.is_content()
 
 
+def talk(visitor: Visitor, width: str) -> None:
+    """Ask both models, then blind, and vote with the keyboard."""
+    page = visitor.page
+    page.click(".tabs >> text=Chat")
+    page.wait_for_selector("#send:enabled")
+    page.fill("#question", "Where is the hammer on the bench?")
+    page.press("#question", "Enter")
+    page.wait_for_function("[...document.querySelectorAll('.said')].filter((said) => said.textContent).length == 2")
+    page.wait_for_selector("#send:enabled")
+    assert page.locator(".answer h3").all_inner_texts() == ["Base", "Tuned"]
+    visitor.see(f"chat-{width}")
+    page.check("[value=blind]")
+    page.wait_for_selector("#send:enabled")
+    page.fill("#question", "Who has a rusted hinge?")
+    page.press("#question", "Enter")
+    page.wait_for_selector(".verdict-row button")
+    assert page.locator(".answer h3").all_inner_texts() == ["First answer", "Second answer"]
+    visitor.see(f"chat-blind-{width}")
+    page.locator(".verdict-row button").first.focus()
+    page.keyboard.press("0")
+    page.wait_for_selector("text=A tie.")
+    assert sorted(page.locator(".answer h3").all_inner_texts()) == ["Base", "Tuned"]
+    page.wait_for_selector("text=No vote was decided yet.")
+
+
 @pytest.fixture
 def axe() -> str:
     path = Path(os.environ.get("TUNEWRIGHT_AXE", ""))
@@ -145,7 +178,17 @@ def axe() -> str:
     return path.read_text(encoding="utf-8")
 
 
-PAGES = ("/", "/runs", "/runs/old", "/runs/one", "/compare?run=old&run=other", "/runs/old/artifacts", "/data", "/new")
+PAGES = (
+    "/",
+    "/runs",
+    "/runs/old",
+    "/runs/one",
+    "/runs/old/chat",
+    "/compare?run=old&run=other",
+    "/runs/old/artifacts",
+    "/data",
+    "/new",
+)
 
 
 @pytest.mark.slow

@@ -79,7 +79,10 @@ def test_vendored_files_are_as_they_were_published() -> None:
         assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == sha256
 
 
-@pytest.mark.parametrize("path", ["/", "/runs", "/runs/run", "/runs/run/report", "/compare?run=run&run=other"])
+OWN_PAGES = ("/", "/runs", "/runs/run", "/runs/run/chat", "/runs/run/report", "/compare?run=run&run=other")
+
+
+@pytest.mark.parametrize("path", OWN_PAGES)
 def test_a_page_holds_no_script_no_style_and_no_address_of_another_host(site: Site, path: str) -> None:
     for name in ("run", "other"):
         run = write_sample_run(site.store.root / name)
@@ -137,6 +140,17 @@ def test_home_shows_how_far_a_run_is_and_what_waits(site: Site) -> None:
     assert "1 run at work, 1 waiting" in text
     assert "7 of 28 steps" in text
     assert "loss 0.5 after step 7" in text
+
+
+def test_the_count_of_steps_does_not_lag_behind_the_loss(site: Site) -> None:
+    """Progress is told twice a second, a loss after every step."""
+    add(site.store, "first")
+    site.store.claim(["cpu"])
+    counted = {"kind": "progress", "done": 7, "total": 28, "unit": "steps", "seconds_left": 90.0}
+    write_events(site, "first", {"kind": "stage_started"}, counted, {"kind": "metric", "step": 12, "loss": 0.5})
+    text = words(read(site, "/parts/home"))
+    assert "12 of 28 steps" in text
+    assert "loss 0.5 after step 12" in text
 
 
 def test_names_reasons_and_problems_are_words_and_never_markup(site: Site) -> None:

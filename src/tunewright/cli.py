@@ -342,19 +342,6 @@ def chat(
 
 
 @app.command()
-def runs(
-    directory: Annotated[Path, typer.Argument(help="Directory that holds runs.")] = Path("runs"),
-    as_json: AsJson = False,
-) -> None:
-    """List the runs below a directory: how far each came, and its verdict."""
-    from tunewright.paths import list_runs
-    from tunewright.terminal import print_json, print_runs
-
-    found = list_runs(directory)
-    print_json(found) if as_json else print_runs(found, directory)
-
-
-@app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do (GPU, memory, disk, llama.cpp, Ollama, converter) and what is missing."""
     from tunewright.doctor import examine_machine
@@ -362,6 +349,7 @@ def doctor(as_json: AsJson = False) -> None:
     report_evidence({"doctor": examine_machine()}, as_json, failure_code=EnvironmentLackError.exit_code)
 
 
+app.command()(service_commands.runs)
 app.command()(service_commands.up)
 app.add_typer(service_commands.jobs, name="jobs")
 

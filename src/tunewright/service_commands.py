@@ -1,6 +1,6 @@
-"""`tunewright up` and `tunewright jobs ...`: parse, ask the store or the service, print.
+"""`tunewright up`, `tunewright jobs ...` and `tunewright runs`: parse, ask the store or a service, print.
 
-The commands of `jobs` work on the store itself, with or without a service.
+The commands of `jobs` work on the store itself, with or without a service; with `--server` they ask one elsewhere.
 """
 
 import json
@@ -14,11 +14,13 @@ from tunewright.errors import JobNotFoundError
 from tunewright.options import AsJson
 
 if TYPE_CHECKING:
-    from tunewright.jobs.job import Job
-    from tunewright.jobs.store import Store
+    from tunewright.jobs.local import LocalJobs
+    from tunewright.web.client import RemoteService
 
 StorePath = Annotated[Path, typer.Option("--store", help="Directory that holds the runs and their jobs.")]
 JobNumber = Annotated[int, typer.Argument(min=1, help="Number of a job, as `tunewright jobs list` shows it.")]
+Server = Annotated[str | None, typer.Option(help="Ask a service elsewhere, such as https://gpu.example.")]
+TokenFile = Annotated[Path | None, typer.Option(help="File with its token; default: the variable TUNEWRIGHT_TOKEN.")]
 RUNS = Path("runs")
 
 jobs = typer.Typer(no_args_is_help=True, help="Runs that wait, run one after the other, and survive a restart.")
@@ -53,13 +55,16 @@ def announce(url: str, token_path: Path) -> None:
 def list_jobs(
     store: StorePath = RUNS,
     limit: Annotated[int, typer.Option(min=1, help="How many to show, the newest first.")] = 50,
+    server: Server = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
     State.as_json = as_json
-    found = opened(store).jobs(limit=limit)
+    with jobs_of(store, server, token_file) as known:
+        found = known.jobs(limit)
     if as_json:
-        typer.echo(json.dumps([job.as_json() for job in found], ensure_ascii=False))
+        typer.echo(json.dumps(found, ensure_ascii=False))
         return
     for job in found:
         typer.echo(line_of(job))
@@ -74,30 +79,48 @@ def add(
     name: Annotated[str | None, typer.Option(help="Name of the run; default: the recipe's.")] = None,
     priority: Annotated[int, typer.Option(help="The higher goes first.")] = 0,
     needs: Annotated[list[int] | None, typer.Option(help="Job that has to be done before. Repeatable.")] = None,
+    server: Server = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a run; `tunewright up` starts it."""
-    from tunewright.jobs.adding import add_job
-    from tunewright.jobs.store import Store
+    """Queue a run; `tunewright up` starts it. With --server the files of rows are sent there first.
+
+    Example: tunewright jobs add recipe.yaml --server https://gpu.example
+    """
     from tunewright.targets import recipe_for
 
     State.as_json = as_json
     wanted = recipe_for([target], overrides_of(override, model=model))
-    show(add_job(Store(store), wanted, name, priority, needs or []), as_json)
+    with jobs_of(store, server, token_file, is_new=True) as known:
+        show(known.add(wanted, name, priority, needs or []), as_json)
 
 
 @jobs.command()
-def cancel(job: JobNumber, store: StorePath = RUNS, as_json: AsJson = False) -> None:
+def cancel(
+    job: JobNumber,
+    store: StorePath = RUNS,
+    server: Server = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
     """End a job; what it has done so far stays."""
     State.as_json = as_json
-    show(opened(store).want(job, "cancel"), as_json)
+    with jobs_of(store, server, token_file) as known:
+        show(known.want(job, "cancel"), as_json)
 
 
 @jobs.command()
-def stop(job: JobNumber, store: StorePath = RUNS, as_json: AsJson = False) -> None:
+def stop(
+    job: JobNumber,
+    store: StorePath = RUNS,
+    server: Server = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Have a job save its state and stop; `retry` goes on from there."""
     State.as_json = as_json
-    show(opened(store).want(job, "stop"), as_json)
+    with jobs_of(store, server, token_file) as known:
+        show(known.want(job, "stop"), as_json)
 
 
 @jobs.command()
@@ -105,41 +128,76 @@ def retry(
     job: JobNumber,
     store: StorePath = RUNS,
     accept: Annotated[list[str] | None, typer.Option(help="Evidence that may fail this time. Repeatable.")] = None,
+    server: Server = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Queue a job again that has ended; its run goes on where it was."""
     State.as_json = as_json
-    show(opened(store).retry(job, accept or []), as_json)
+    with jobs_of(store, server, token_file) as known:
+        show(known.retry(job, accept or []), as_json)
 
 
 @jobs.command()
-def log(job: JobNumber, store: StorePath = RUNS) -> None:
+def log(
+    job: JobNumber,
+    store: StorePath = RUNS,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
+    server: Server = None,
+    token_file: TokenFile = None,
+) -> None:
     """Print the log of a job's last attempt."""
-    known = opened(store)
-    attempts = known.attempts(known.job(job).id)
-    path = known.log_path(job, attempts[-1].number if attempts else 1)
-    if not path.exists():
-        raise JobNotFoundError(f"job {job}", "it has not started, so it has no log")
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            typer.echo("".join(letter for letter in line if letter.isprintable() or letter == "\t"))
+    with jobs_of(store, server, token_file) as known:
+        for piece in known.log(job, follow):
+            typer.echo("".join(letter for letter in piece if letter.isprintable() or letter in "\t\n"), nl=False)
 
 
-def opened(path: Path) -> "Store":
-    """The store that is there; looking for one makes none."""
+def runs(
+    directory: Annotated[Path, typer.Argument(help="Directory that holds runs.")] = RUNS,
+    server: Server = None,
+    token_file: TokenFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs below a directory or of a service: how far each came, and its verdict."""
+    from tunewright.terminal import print_json, print_runs
+
+    State.as_json = as_json
+    if server is None:
+        from tunewright.paths import list_runs
+
+        found = list_runs(directory)
+    else:
+        with service_at(server, token_file) as known:
+            found = known.runs()
+    print_json(found) if as_json else print_runs(found, server or str(directory))
+
+
+def jobs_of(
+    store: Path, server: str | None, token_file: Path | None, is_new: bool = False
+) -> "LocalJobs | RemoteService":
+    """The jobs of a store or of a service elsewhere; looking for a store makes none."""
+    from tunewright.jobs.local import LocalJobs
     from tunewright.jobs.store import Store
 
-    if not (path / ".service/jobs.sqlite").exists():
-        raise JobNotFoundError(str(path), "it holds no jobs", mend="`tunewright jobs add` makes one; or name --store.")
-    return Store(path)
+    if server is not None:
+        return service_at(server, token_file)
+    if not is_new and not (store / ".service/jobs.sqlite").exists():
+        raise JobNotFoundError(str(store), "it holds no jobs", mend="`tunewright jobs add` makes one; or name --store.")
+    return LocalJobs(Store(store))
 
 
-def show(job: "Job", as_json: bool) -> None:
-    facts: dict[str, Any] = job.as_json()
-    typer.echo(json.dumps(facts, ensure_ascii=False) if as_json else line_of(job))
+def service_at(url: str, token_file: Path | None) -> "RemoteService":
+    from tunewright.web.client import RemoteService, read_token, validate_url
+
+    return RemoteService(validate_url(url), read_token(token_file))
 
 
-def line_of(job: "Job") -> str:
-    wanted = f" ({job.wanted} asked for)" if job.wanted else ""
-    reason = f"  {job.reason}" if job.reason else ""
-    return f"{job.id:>5}  {job.state:<9}{wanted}  {job.name}{reason}"
+def show(job: dict[str, Any], as_json: bool) -> None:
+    typer.echo(json.dumps(job, ensure_ascii=False) if as_json else line_of(job))
+
+
+def line_of(job: dict[str, Any]) -> str:
+    wanted = f" ({job['wanted']} asked for)" if job["wanted"] else ""
+    reason = f"  {job['reason']}" if job["reason"] else ""
+    line = f"{job['id']:>5}  {job['state']:<9}{wanted}  {job['name']}{reason}"
+    return "".join(letter for letter in line if letter.isprintable())

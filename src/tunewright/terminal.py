@@ -7,7 +7,6 @@ import json
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -213,10 +212,10 @@ def print_plan(plan: dict[str, Any], evidence: list[Evidence]) -> None:
     print_evidence({"plan": evidence})
 
 
-def print_runs(runs: list[dict[str, Any]], directory: Path) -> None:
+def print_runs(runs: list[dict[str, Any]], where: str) -> None:
     console = Console(highlight=False)
     if not runs:
-        console.print(f"No runs in {directory}. `tunewright run DATA.jsonl` makes one.")
+        console.print(f"No runs in {where}. `tunewright run DATA.jsonl` makes one.")
         return
     table = Table("run", "last stage", "verdict", box=None, header_style="dim")
     for run in runs:

@@ -67,5 +67,7 @@ def validate_data(name: str) -> None:
     if Path(name).is_absolute():
         if not Path(name).exists():
             raise UsageError(name, "there is no such file on the machine of the service")
+        if not Path(name).is_file() and not Path(name).is_dir():
+            raise UsageError(name, "it is no regular file, but a pipe, a socket or a device", "a file or a directory")
     elif not is_hub_data_set(name):
         raise UsageError(name, "found a relative path", "an absolute one, or a data set of the hub")

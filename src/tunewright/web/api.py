@@ -21,6 +21,8 @@ from tunewright.jobs.store import Store
 from tunewright.recipe import build_recipe
 from tunewright.report.page import script_source
 from tunewright.web.access import COOKIE, Access
+from tunewright.web.chat_routes import chat_routes
+from tunewright.web.chats import Chats
 from tunewright.web.curves import curves_of
 from tunewright.web.guard import SESSION_PATH, Guard, problem
 from tunewright.web.look_routes import look_routes
@@ -31,7 +33,7 @@ from tunewright.web.requests import Change, Id, Login, NewExport, NewJob, Retry
 from tunewright.web.runs import NAME, Runs
 from tunewright.web.static_files import PATHS
 from tunewright.web.status import StatusBoard
-from tunewright.web.streams import Streams, finite, with_signs_of_life
+from tunewright.web.streams import Streams, finite, streamed
 from tunewright.web.uploads import Uploads
 
 # In a sandbox a report has no origin, so no cookie; and of scripts only the one that every report comes with may run.
@@ -42,6 +44,7 @@ REPORT_POLICY = (
 LOG_BYTES_AT_ONCE = 1 << 18
 MOST_POINTS = 200_000
 SECONDS_OF_A_LOGIN = 30 * 24 * 3600
+NOT_POSSIBLE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE)
 
 JobId = Annotated[Id, Path()]
 RunName = Annotated[str, Path(pattern=NAME)]
@@ -64,7 +67,9 @@ def make_app(store: Store, access: Access, board: StatusBoard, streams: Streams,
     app.include_router(stream_routes(streams, runs), tags=["streams"])
     looks = Looks(store.private)
     app.include_router(look_routes(looks, Uploads(store)), tags=["looks"], responses=described(HTTPStatus.NOT_FOUND))
-    app.include_router(page_routes(Center(store, board, runs, looks)), include_in_schema=False)
+    chats = Chats(runs, board)
+    app.include_router(chat_routes(chats, streams), tags=["chats"], responses=described(*NOT_POSSIBLE))
+    app.include_router(page_routes(Center(store, board, runs, looks, chats)), include_in_schema=False)
     return app
 
 
@@ -119,7 +124,7 @@ def status_routes(store: Store, board: StatusBoard) -> APIRouter:
 
 
 def job_routes(store: Store) -> APIRouter:
-    router = APIRouter(responses=described(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.SERVICE_UNAVAILABLE))
+    router = APIRouter(responses=described(*NOT_POSSIBLE))
 
     @router.get("")
     def list_jobs(state: State | None = None, before: Place = 2**53, limit: Limit = 100) -> list[dict[str, Any]]:
@@ -230,12 +235,6 @@ def stream_routes(streams: Streams, runs: Runs) -> APIRouter:
         return streamed(streams, lambda: streams.of_run(name, last))
 
     return router
-
-
-def streamed(streams: Streams, begin: Callable[[], Any]) -> Response:
-    if streams.is_full:
-        return JSONResponse(problem("streams", "too many are open", mend="Close one."), HTTPStatus.SERVICE_UNAVAILABLE)
-    return StreamingResponse(with_signs_of_life(begin()), media_type="text/event-stream")
 
 
 def piece_of_log(store: Store, job: int, attempt: int, after: int) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def progress_in(given: Iterable[dict[str, Any]]) -> Progress | None:
         return None
     own = [event for event in events if event.get("stage") == stage]
     begun = max((index for index, event in enumerate(own) if event["kind"] == "stage_started"), default=0)
-    counted = last_of(own[begun:], "progress")
     trained = last_of([event for event in own[begun:] if "loss" in event], "metric")
+    counted = caught_up(last_of(own[begun:], "progress"), trained.get("step"))
     return Progress(
         stage,
         share_of(counted),
@@ -52,6 +52,13 @@ def progress_in(given: Iterable[dict[str, Any]]) -> Progress | None:
         trained.get("step"),
         trained.get("loss"),
     )
+
+
+def caught_up(counted: dict[str, Any], step: object) -> dict[str, Any]:
+    """The count, which is told twice a second at most, as of the last step that was told of."""
+    if counted.get("unit") != "steps" or not isinstance(step, int) or not counted["done"] < step <= counted["total"]:
+        return counted
+    return {**counted, "done": step}
 
 
 def share_of(counted: dict[str, Any]) -> float | None:

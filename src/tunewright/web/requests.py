@@ -52,6 +52,21 @@ class NewExport(Request):
     format: Literal["q8_0", "q6_k", "q5_k_m", "q4_k_m", "f16", "bf16", "f32"]
 
 
+class NewChat(Request):
+    blind: bool = False
+
+
+class NewQuestion(Request):
+    text: Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+class NewVote(Request):
+    """A vote on the answers to a question of a blind chat; questions are counted from 1."""
+
+    question: Annotated[int, Field(ge=1, le=1000)]
+    vote: Literal["left", "right", "tie"]
+
+
 class Nothing(Request):
     pass
 

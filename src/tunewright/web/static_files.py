@@ -28,6 +28,7 @@ PLACES = {
                 "compare.js",
                 "data.js",
                 "new.js",
+                "chat.js",
             ),
         )
     },

@@ -7,15 +7,22 @@ comes back with `Last-Event-ID` gets everything after it, and nothing twice.
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from http import HTTPStatus
 from typing import IO, Any
+
+from fastapi import Response
+from fastapi.responses import JSONResponse, StreamingResponse
 
 from tunewright.errors import TunewrightError
 from tunewright.jobs.store import Store
+from tunewright.web.chats import Chat
+from tunewright.web.guard import problem
 from tunewright.web.runs import Runs
 
 SECONDS_BETWEEN_LOOKS = 0.25
+SECONDS_BETWEEN_LOOKS_AT_A_CHAT = 0.1
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 15.0
 BYTES_AT_ONCE = 1 << 18
 MOST_STREAMS = 200
@@ -58,13 +65,24 @@ class Streams:
                 last = changes[-1]["id"]
                 yield "".join(event(change["id"], json.dumps(change)) for change in changes)
 
-    async def _looks(self) -> AsyncIterator[None]:
+    async def of_chat(self, chat: Chat, after: int) -> AsyncIterator[str]:
+        """The events of a chat after the one with the number `after`, until it is closed."""
+        told = after if after <= len(chat.events) else 0
+        async for _ in self._looks(SECONDS_BETWEEN_LOOKS_AT_A_CHAT):
+            is_closed, new = chat.state == "closed", chat.events[told:]
+            if new:
+                yield "".join(event(told + number, json.dumps(each)) for number, each in enumerate(new, start=1))
+                told += len(new)
+            if is_closed:
+                return
+
+    async def _looks(self, seconds: float = SECONDS_BETWEEN_LOOKS) -> AsyncIterator[None]:
         self.count += 1
         try:
             while not self._closing.is_set():
                 yield
                 try:
-                    async with asyncio.timeout(SECONDS_BETWEEN_LOOKS):
+                    async with asyncio.timeout(seconds):
                         await self._closing.wait()
                 except TimeoutError:
                     continue
@@ -149,3 +167,9 @@ async def with_signs_of_life(stream: AsyncIterator[str]) -> AsyncIterator[str]:
         following.cancel()
         with suppress(asyncio.CancelledError, StopAsyncIteration):
             await following
+
+
+def streamed(streams: Streams, begin: Callable[[], Any]) -> Response:
+    if streams.is_full:
+        return JSONResponse(problem("streams", "too many are open", mend="Close one."), HTTPStatus.SERVICE_UNAVAILABLE)
+    return StreamingResponse(with_signs_of_life(begin()), media_type="text/event-stream")

@@ -30,7 +30,7 @@ def artifact_routes(center: Center) -> APIRouter:
             f"Artifacts of {name}",
             "/runs",
             name=name,
-            has_report="report" in summary.stages,
+            stages=summary.stages,
             **artifacts_view(center, name, summary.stages),
         )
 

@@ -15,6 +15,7 @@ from tunewright import __version__
 from tunewright.jobs.store import Store
 from tunewright.report import numbers
 from tunewright.report.page import breakable
+from tunewright.web.chats import Chats
 from tunewright.web.looks import Looks
 from tunewright.web.runs import Runs
 from tunewright.web.static_files import address_of
@@ -32,6 +33,7 @@ class Center:
     board: StatusBoard
     runs: Runs
     looks: Looks
+    chats: Chats
 
 
 def page(template: str, title: str, here: str = "", status: HTTPStatus = HTTPStatus.OK, **view: Any) -> HTMLResponse:

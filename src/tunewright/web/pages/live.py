@@ -30,9 +30,10 @@ def live_routes(center: Center) -> APIRouter:
 
     @router.get("/runs/{name}/report")
     def report(name: RunName) -> Response:
-        if "report" not in center.runs.summary(name).stages:
+        stages = center.runs.summary(name).stages
+        if "report" not in stages:
             raise JobNotFoundError(f"run {name}", "it has no report yet", mend="It is written at the end of a run.")
-        return page("report.html.j2", f"Report of {name}", "/runs", name=name)
+        return page("report.html.j2", f"Report of {name}", "/runs", name=name, stages=stages)
 
     @router.get("/parts/runs/{name}")
     def live_now(name: RunName) -> Response:
@@ -69,7 +70,7 @@ def live_view(center: Center, name: str) -> View:
         "plan": plan,
         "memory_bytes": memory_of(center, attempts[-1]) if is_at_work and attempts else None,
         "memory_of": " on the GPU" if attempts and attempts[-1].slot.startswith("gpu") else " in the whole process",
-        "has_report": summary is not None and "report" in summary.stages,
+        "done_stages": summary.stages if summary else (),
         "has_events": summary is not None,
     }
 

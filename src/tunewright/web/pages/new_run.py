@@ -117,20 +117,15 @@ def choices_of(field: FieldInfo) -> list[str]:
 
 
 def plan_view(look: Look, result: dict[str, Any]) -> View | None:
-    """A plan in sentences; None before there is one."""
-    stages = result.get("stages", {}) if look.state == "done" else {}
-    if "plan" not in stages:
+    """What `tunewright plan --json` says, in sentences; None before it has said it."""
+    if look.state != "done" or "fits" not in result:
         return None
-    facts = stages["plan"]["facts"]
-    evidence = [item for stage in stages.values() for item in stage["evidence"]]
     return {
-        "fits": facts["fits"],
-        "peak": numbers.size(facts["peak_bytes"]),
-        "budget": numbers.size(facts["budget_bytes"]),
-        "sentences": sentences_of(facts),
-        "warnings": [item for item in evidence if item["verdict"] == "warn"],
-        "rows": stages["data"]["facts"]["train_rows"],
-        "held_out": stages["data"]["facts"]["eval_rows"],
+        "fits": result["fits"],
+        "peak": numbers.size(result["peak_bytes"]),
+        "budget": numbers.size(result["budget_bytes"]),
+        "sentences": sentences_of(result),
+        "warnings": [item for item in result["evidence"] if item["verdict"] != "pass"],
     }
 
 

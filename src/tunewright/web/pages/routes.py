@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
 
 from tunewright.web.pages.artifacts import artifact_routes
+from tunewright.web.pages.chat import chat_page_routes
 from tunewright.web.pages.data import data_routes
 from tunewright.web.pages.frame import Center, page
 from tunewright.web.pages.home import home_routes
@@ -15,7 +16,7 @@ from tunewright.web.pages.wall import wall_routes
 from tunewright.web.static_files import PLACES, PREFIX, static_file
 
 PAGES = (
-    *(home_routes, run_list_routes, live_routes, artifact_routes, data_routes, new_run_routes),
+    *(home_routes, run_list_routes, live_routes, chat_page_routes, artifact_routes, data_routes, new_run_routes),
     *(settings_routes, wall_routes),
 )
 KEPT_FOR_EVER = "private, max-age=31536000, immutable"
