@@ -15,6 +15,9 @@ import yaml
 from report_sample_data import ANSWERS, EVIDENCE, FACTS, RECIPE, SYSTEM
 from tunewright.artifacts import RunDirectory, sha256_of_json, write_json, write_text
 from tunewright.certificate import CERTIFIED_STAGES
+from tunewright.events import Events
+from tunewright.recipe import ReportKeys
+from tunewright.report import stage
 
 
 def write_sample_run(path: Path, without: Collection[str] = (), failing: Collection[str] = ()) -> RunDirectory:
@@ -27,15 +30,24 @@ def write_sample_run(path: Path, without: Collection[str] = (), failing: Collect
     """
     run = RunDirectory(path)
     write_text(run / "recipe.yaml", yaml.safe_dump(RECIPE, sort_keys=False))
-    for stage in CERTIFIED_STAGES:
-        if stage in without:
+    for done in CERTIFIED_STAGES:
+        if done in without:
             continue
-        evidence = [replace(item, verdict="fail") if item.name in failing else item for item in EVIDENCE[stage]]
-        with run.staging(stage) as out:
-            for name, content in _files(stage).items():
+        evidence = [replace(item, verdict="fail") if item.name in failing else item for item in EVIDENCE[done]]
+        with run.staging(done) as out:
+            for name, content in _files(done).items():
                 (out / name).parent.mkdir(parents=True, exist_ok=True)
                 (out / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-            run.publish(stage, out, sha256_of_json({"stage": stage}), evidence, FACTS[stage])
+            run.publish(done, out, sha256_of_json({"stage": done}), evidence, FACTS[done])
+    return run
+
+
+def write_reported_run(path: Path, failing: Collection[str] = ()) -> RunDirectory:
+    """A whole run, its certificate, report and card written by the report stage itself."""
+    run = write_sample_run(path, failing=failing)
+    with run.staging("report") as out:
+        result = stage.run(ReportKeys(name="triage"), run, out, Events())
+        run.publish("report", out, "f" * 64, result.evidence, result.facts)
     return run
 
 
@@ -78,7 +90,7 @@ def _files(stage: str) -> dict[str, Any]:
             },
         },
         "merge": {"merged/model.safetensors": "the merged weights", "merged/config.json": {"model_type": "llama"}},
-        "export": {"export/model-q8_0.gguf": "GGUF", "export/Modelfile": "FROM .", "export/README.md": "# Card"},
+        "export": {"export/model-q8_0.gguf": "GGUF", "export/Modelfile": "FROM ."},
         "verify": {"verify.json": _verify()},
         "evaluate": {"evaluate/results.json": _results()},
     }

@@ -141,9 +141,9 @@ EVIDENCE: dict[str, list[Evidence]] = {
         at_most("mean_kl_adapter", 0.0, 1e-6),
         at_least("top1_agreement_merged", 0.9961, 0.99),
         at_most("mean_kl_merged", 3.2e-07, 1e-3),
-        equal("prompt_ids_equal_q8_0", 1.0, 1.0),
-        at_least("top1_agreement_q8_0", 0.9883, 0.98),
-        at_most("mean_kl_q8_0", 0.000871, 1e-2),
+        equal("q8_0_prompt_ids_equal", 1.0, 1.0),
+        at_least("q8_0_top1_agreement", 0.9883, 0.98),
+        at_most("q8_0_mean_kl", 0.000871, 1e-2),
         equal("degenerate_answers", 0, 0, "No answer loops, repeats a word without end or has broken characters."),
     ],
     "evaluate": [
@@ -204,9 +204,21 @@ FACTS: dict[str, dict[str, Any]] = {
         "adapter_keys": 420,
         "seconds": 3.7,
     },
-    "export": {"formats": ["q8_0"], "bytes": {"q8_0": 144811904}, "seconds": 21.9},
+    "export": {
+        "formats": ["q8_0"],
+        "bytes": {"q8_0": 144811904},
+        "num_ctx": 2048,
+        "modelfile": {"system": SYSTEM, "stop": ["<|im_end|>"], "temperature": 0.0},
+        "license": {"license": "apache-2.0"},
+        "seconds": 21.9,
+    },
     "verify": {"seconds": 64.2},
-    "evaluate": {"seconds": 151.0},
+    "evaluate": {
+        "headline": "exact:intent",
+        "headline_scores": {"q8_0": {"value": 0.646, "low": 0.526, "high": 0.766}},
+        "headline_losses": {"q8_0": {"value": -0.021, "low": -0.06, "high": 0.02}},
+        "seconds": 151.0,
+    },
 }
 RECIPE = {
     "data": ["examples/support_triage/train.jsonl"],

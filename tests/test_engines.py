@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from damage_scene import base_of
+from served_models import weights_of, write_with_weights
+from tiny_model import BYTES, CHARACTERS, tiny_vocabulary
 from tunewright.chat.conversation import Message
 from tunewright.chat.prompt import Prompt
 from tunewright.engines.canaries import canary_from_json, compare_with_canaries, kl_divergence
@@ -86,6 +89,21 @@ def test_llama_cpp_scores_like_hugging_face(engine: HFEngine, llama_cpp: LlamaCp
     (answer,) = engine.greedy([prompt], 6)
     pairs = zip(engine.score(prompt, answer, 32), llama_cpp.score(prompt, answer, 128), strict=True)
     assert max(kl_divergence(ours, theirs) for ours, theirs in pairs) < 0.01
+
+
+def test_llama_cpp_scores_where_the_likeliest_token_is_part_of_a_character(finished_run: Path, tmp_path: Path) -> None:
+    """Where it is, llama.cpp holds its probabilities back; a random base likes such bytes as much as anything."""
+    base, merged = base_of(finished_run), finished_run / "merged"
+    gguf = finished_run / "export" / "model-q8_0.gguf"
+    theirs = LlamaCppEngine(write_with_weights(gguf, merged, weights_of(base), tmp_path / "base.gguf"), "base", 512)
+    tokens = tiny_vocabulary()
+    asked = [tokens.index(character) for character in CHARACTERS[:60]]
+    ours = open_hf_engine(base, "base", dtype=torch.float32).score(asked[:1], asked[1:], 32)
+    parts = [tokens[position.ids[0]] in BYTES[0x80:] for position in ours]
+    found = theirs.score(asked[:1], asked[1:], 128)
+    theirs.close()
+    assert 5 < sum(parts) < len(parts)
+    assert max(kl_divergence(one, other) for one, other in zip(ours, found, strict=True)) < 0.01
 
 
 def test_kl_divergence_is_zero_for_the_same_distribution_and_grows_with_the_difference() -> None:

@@ -4,17 +4,19 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tiny_model import CHAT_TEMPLATE, DEFAULT_SYSTEM_PROMPT, END_ID, START_ID, write_tiny_base
-from tunewright.artifacts import FileRecord, RunDirectory, StageResult, sha256_of_file, write_json
+from tunewright.artifacts import RunDirectory, StageResult, write_json
 from tunewright.errors import ArtifactError, RecipeError
 from tunewright.events import Events
 from tunewright.evidence import Evidence
 from tunewright.export import stage
-from tunewright.export.card import Card, fenced, stated_license
+from tunewright.export.license import base_license, stated_license
+from tunewright.models.base import load_tokenizer
 from tunewright.models.gguf_file import check_gguf, first_difference, lacks_merge_order, read_gguf_facts
 from tunewright.models.gguf_tensors import bound_q8_0, interleaved_rows, worst_error
 from tunewright.recipe import ExportKeys
@@ -52,7 +54,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     run = RunDirectory(root / "triage")
     write_tiny_base(run / "merged")
     write_json(run / "tokens/template.json", TEMPLATE_FACTS)
-    write_json(run / "adapter/adapter_config.json", {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]})
     base = write_tiny_base(root / "base")
     (base / "README.md").write_text("---\nlicense: mit\n---\n# Base\n", encoding="utf-8")
     result = stage.run(ExportKeys(model=str(base)), run, root / "out", Events())
@@ -82,10 +83,11 @@ def test_every_check_of_a_fresh_export_passes(exported: Exported) -> None:
     ]
     assert exported.result.facts["formats"] == ["q8_0"]
     assert exported.result.facts["num_ctx"] == 2048
+    assert exported.result.facts["license"] == {"license": "mit"}
 
 
-def test_the_export_holds_three_files_and_nothing_else(exported: Exported) -> None:
-    assert sorted(path.name for path in exported.directory.iterdir()) == ["Modelfile", "README.md", "model-q8_0.gguf"]
+def test_the_export_holds_two_files_and_nothing_else(exported: Exported) -> None:
+    assert sorted(path.name for path in exported.directory.iterdir()) == ["Modelfile", "model-q8_0.gguf"]
 
 
 def test_the_header_is_what_the_official_reader_reads(exported: Exported) -> None:
@@ -117,7 +119,6 @@ def test_the_facts_are_those_of_the_tiny_model(exported: Exported) -> None:
 
 
 def test_llama_cpp_gives_the_checkpoints_token_ids(exported: Exported) -> None:
-    from tunewright.models.base import load_tokenizer
     from tunewright.models.embedded import TOKENIZER_PROBES, llama_cpp_token_ids
 
     tokenizer = load_tokenizer(exported.merged)
@@ -278,6 +279,26 @@ def test_formats_are_looked_at_before_anything_is_done(exported: Exported, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_the_tokenizer_is_read_once_for_all_formats(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tunewright.export import converter
+
+    read: list[Path] = []
+    given: list[converter.Vocabulary] = []
+
+    def load(path: Path) -> Any:
+        read.append(path)
+        return load_tokenizer(path)
+
+    monkeypatch.setattr(converter, "load_tokenizer", load)
+    monkeypatch.setattr(stage, "convert_to_gguf", lambda *_, vocabulary, **__: given.append(vocabulary))
+    made = list(stage.convert_all(["q8_0", "f16"], exported.merged, tmp_path, Events()))
+    assert made == [("q8_0", tmp_path / "model-q8_0.gguf"), ("f16", tmp_path / "model-f16.gguf")]
+    assert read == [exported.merged]
+    assert given == [given[0]] * 2
+
+
 def test_the_modelfile_serves_what_was_trained(exported: Exported) -> None:
     text = (exported.directory / "Modelfile").read_text(encoding="utf-8")
     assert text.startswith('FROM ./model-q8_0.gguf\nTEMPLATE """{{ $hasSystem := false }}')
@@ -296,45 +317,20 @@ def test_a_template_that_go_cannot_express_is_a_warning_without_a_modelfile(expo
     assert not (tmp_path / "Modelfile").exists()
 
 
-def test_the_card_states_what_was_measured_and_nothing_else(exported: Exported) -> None:
-    text = (exported.directory / "README.md").read_text(encoding="utf-8")
-    assert text.startswith("---\nlicense: mit\npipeline_tag: text-generation\ntags:\n- gguf\n")
-    assert f"| `model-q8_0.gguf` | {exported.gguf.stat().st_size} | `{sha256_of_file(exported.gguf)}` |" in text
-    assert "| rank | 8 |\n| alpha | 16 |\n| modules | `q_proj`, `v_proj` |" in text
-    assert f"<|im_start|>system\n{DEFAULT_SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n(the user's message)" in text
-    assert "## Data" not in text
-    assert "loss" not in text
-
-
-def test_the_card_of_a_hub_base_names_it_with_the_figures_of_the_run() -> None:
-    card = Card(
-        name="triage",
-        model="Qwen/Qwen3-1.7B",
-        license="apache-2.0",
-        data_facts={"train_rows": 10, "rows_in": 12, "rejected": 2},
-        train_facts={"final_loss": 0.51234, "versions": {"torch": "2.13.0"}},
-        adapter_config={},
-        example="a ``` b",
-        system=None,
-        num_ctx=2560,
-        has_modelfile=False,
-        files={"model-f16.gguf": FileRecord(7, "ab12")},
-    )
-    text = card.as_text()
-    assert text.startswith("---\nbase_model: Qwen/Qwen3-1.7B\nlicense: apache-2.0\n")
-    assert "| rows read | 12 |\n| rejected | 2 |\n| rows trained on | 10 |" in text
-    assert "| training loss, last step | 0.5123 |\n\nWith torch 2.13.0." in text
-    assert "````\na ``` b\n````" in text
-    assert "llama-server -m model-f16.gguf --jinja --ctx-size 2560" in text
-    assert "ollama create" not in text
-    assert fenced("x") == "```\nx\n```"
-
-
 def test_a_licence_is_only_stated_if_the_base_states_it(tmp_path: Path) -> None:
-    assert stated_license(tmp_path) is None
+    assert stated_license(tmp_path) == {}
     (tmp_path / "LICENSE").write_text("Apache License\nVersion 2.0, January 2004", encoding="utf-8")
-    assert stated_license(tmp_path) == "apache-2.0"
-    (tmp_path / "README.md").write_text("---\nlicense: llama3.2\n---\n", encoding="utf-8")
-    assert stated_license(tmp_path) == "llama3.2"
-    (tmp_path / "README.md").write_text("---\nlicense: [broken\n---\n", encoding="utf-8")
-    assert stated_license(tmp_path) == "apache-2.0"
+    assert stated_license(tmp_path) == {"license": "apache-2.0"}
+    for front, found in (
+        ("license: llama3.2", {"license": "llama3.2"}),
+        ("license: other\nlicense_name: house", {"license": "other", "license_name": "house"}),
+        ("license: [broken", {"license": "apache-2.0"}),
+        ("license: 7", {"license": "apache-2.0"}),
+        ("- a list", {"license": "apache-2.0"}),
+    ):
+        (tmp_path / "README.md").write_text(f"---\n{front}\n---\n", encoding="utf-8")
+        assert stated_license(tmp_path) == found
+
+
+def test_a_base_that_is_no_longer_here_has_no_licence() -> None:
+    assert base_license(ExportKeys(model="./gone")) == {}

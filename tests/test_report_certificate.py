@@ -4,23 +4,12 @@ from typing import Any
 
 import pytest
 
-from report_sample import republish, write_sample_run
+from report_sample import republish, write_reported_run, write_sample_run
 from report_sample_data import SYSTEM
 from tunewright.artifacts import RunDirectory, read_json, sha256_of_file, sha256_of_json, write_json
 from tunewright.certificate import CERTIFIED_STAGES, build_certificate, check_certificate
-from tunewright.events import Events
 from tunewright.evidence import Evidence
 from tunewright.pipeline import STAGE_NAMES
-from tunewright.recipe import ReportKeys
-from tunewright.report import stage
-
-
-def write_reported_run(path: Path) -> RunDirectory:
-    run = write_sample_run(path)
-    with run.staging("report") as out:
-        result = stage.run(ReportKeys(name="triage"), run, out, Events())
-        run.publish("report", out, "f" * 64, result.evidence, result.facts)
-    return run
 
 
 def edit_certificate(run: RunDirectory, edit: Any, seal: bool = True) -> None:
@@ -70,14 +59,14 @@ def test_certificate_of_a_run_without_a_stage_fails_and_names_the_stage(tmp_path
 
 
 def test_certificate_fails_on_evidence_that_failed(tmp_path: Path) -> None:
-    run = write_sample_run(tmp_path / "run", failing=("mean_kl_q8_0",))
+    run = write_sample_run(tmp_path / "run", failing=("q8_0_mean_kl",))
     assert build_certificate(run, "triage", accept=("some_other_name",))["verdict"] == "fail"
 
 
 def test_certificate_passes_and_records_the_name_when_a_failure_was_accepted(tmp_path: Path) -> None:
-    run = write_sample_run(tmp_path / "run", failing=("mean_kl_q8_0",))
-    certificate = build_certificate(run, "triage", accept=("mean_kl_q8_0", "empty_targets"))
-    assert (certificate["verdict"], certificate["accepted"]) == ("pass", ["mean_kl_q8_0"])
+    run = write_sample_run(tmp_path / "run", failing=("q8_0_mean_kl",))
+    certificate = build_certificate(run, "triage", accept=("q8_0_mean_kl", "empty_targets"))
+    assert (certificate["verdict"], certificate["accepted"]) == ("pass", ["q8_0_mean_kl"])
 
 
 def test_certificate_fails_when_an_artifact_changed_after_its_stage(tmp_path: Path) -> None:
@@ -123,7 +112,7 @@ def test_check_names_stage_and_evidence_of_an_edit_that_was_sealed_again(tmp_pat
     edit_certificate(run, lambda certificate: certificate["stages"][6]["evidence"][7].update(value=1e-9))
     found = failures(run)
     assert "certificate_unedited" not in found
-    assert found["certificate_evidence"] == "verify: evidence mean_kl_q8_0 was edited (value 1e-09 for 0.000871)."
+    assert found["certificate_evidence"] == "verify: evidence q8_0_mean_kl was edited (value 1e-09 for 0.000871)."
     assert "certificate.json has" in found["report_unedited"]
 
 

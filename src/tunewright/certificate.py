@@ -23,6 +23,7 @@ from tunewright.artifacts import (
 )
 from tunewright.errors import ArtifactError
 from tunewright.evidence import Evidence, equal, failed
+from tunewright.formats import formats_of
 
 Certificate = dict[str, Any]
 
@@ -86,6 +87,7 @@ def build_certificate(
         "changed_artifacts": list(changed),
         "stages": [_stage_entry(manifest) for manifest in manifests.values()],
         "facts": {stage: _selected_facts(manifest) for stage, manifest in manifests.items()},
+        "formats": formats_of(manifests),
         "artifacts": {
             path: asdict(record) for manifest in manifests.values() for path, record in manifest.files.items()
         },
@@ -238,7 +240,7 @@ def _evidence_differences(stage: str, found: Json, expected: list[dict[str, Any]
 
 
 def _fact_differences(found: Certificate, expected: Certificate) -> list[str]:
-    keys = ("verdict", "accepted", "missing_stages", "recipe_sha256")
+    keys = ("verdict", "accepted", "missing_stages", "formats", "recipe_sha256")
     differences = [
         f"{key}: the certificate says {found.get(key)!r}, the run {expected[key]!r}"
         for key in keys

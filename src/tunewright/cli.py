@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from tunewright import service_commands
+from tunewright import push_command, service_commands
 from tunewright.commands import State, kept_run, listening, overrides_of, report_evidence, report_verdict, run_until
 from tunewright.errors import EnvironmentLackError, TunewrightError, UsageError, environment_error
 from tunewright.options import Accept, Again, AsJson, Data, Model, OnBadRow, Override, RunDir, RunTarget, Target
@@ -230,7 +230,7 @@ def export(
     again: Again = False,
     as_json: AsJson = False,
 ) -> None:
-    """Convert to GGUF with llama.cpp's own converter, and write the Modelfile and the model card.
+    """Convert to GGUF with llama.cpp's own converter, and write the Modelfile.
 
     Example: tunewright export merged --out model-q8_0.gguf, or tunewright export runs/triage --to ollama
     """
@@ -350,6 +350,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 app.command()(service_commands.runs)
+app.command()(push_command.push)
 app.command()(service_commands.up)
 app.add_typer(service_commands.jobs, name="jobs")
 

@@ -100,6 +100,10 @@ class EngineError(TunewrightError):
     """An engine that did not start or did not answer as agreed."""
 
 
+class HubError(TunewrightError):
+    """A hub that refused what was sent to it, or lists something else than was sent."""
+
+
 class ArtifactError(TunewrightError):
     """A run directory whose files are missing, changed, or in use by another process."""
 

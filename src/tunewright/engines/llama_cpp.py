@@ -19,6 +19,7 @@ from tunewright.errors import EngineError, EnvironmentLackError
 
 SECONDS_TO_ANSWER = 600
 SILENT = -1
+FORCED = 1000.0  # A bias that no other token's logit comes near.
 
 
 def start_llama_cpp_server(
@@ -109,12 +110,19 @@ class LlamaCppEngine:
         return [int(token) for token in answer["tokens"]]
 
     def _next_token(self, ids: list[int], top_k: int) -> TopLogprobs:
-        (position,) = self._complete(ids, 1, n_probs=top_k)["completion_probabilities"]
+        """What may come next. Where the likeliest token is part of a character, llama.cpp holds its probabilities back.
+
+        They come with any whole token in its place: they are taken from the model, before a bias.
+        """
+        found = self._complete(ids, 1, n_probs=top_k)
+        if "completion_probabilities" not in found:
+            found = self._complete(ids, 1, n_probs=top_k, logit_bias=[[min(self.stop_ids), FORCED]])
+        (position,) = found["completion_probabilities"]
         top = position["top_logprobs"]
         return TopLogprobs(tuple(int(item["id"]) for item in top), tuple(float(item["logprob"]) for item in top))
 
-    def _complete(self, ids: list[int], n_predict: int, n_probs: int = 0) -> dict[str, Any]:
-        settings = {"temperature": 0, "return_tokens": True, "cache_prompt": True, "n_probs": n_probs}
+    def _complete(self, ids: list[int], n_predict: int, n_probs: int = 0, **more: Any) -> dict[str, Any]:
+        settings = {"temperature": 0, "return_tokens": True, "cache_prompt": True, "n_probs": n_probs, **more}
         return self._post("/completion", {"prompt": ids, "n_predict": n_predict, **settings})
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:

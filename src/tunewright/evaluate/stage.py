@@ -198,5 +198,10 @@ def facts_of(results: Results) -> dict[str, Any]:
         "kind": results.task.kind,
         "headline": headline,
         "headline_scores": {label: results.interval(headline, label).as_json() for label in results.labels},
+        "headline_losses": {
+            label: results.difference(headline, label, TUNED).as_json()
+            for label in results.labels
+            if label not in (BASE, TUNED)
+        },
         "max_new_tokens": results.max_new_tokens,
     }

@@ -74,6 +74,19 @@ class Converter:
         return self.directory / SCRIPT
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the converter is told of a checkpoint's tokens, the same for every format.
+
+    Attributes:
+        bos: whether prompts begin with one, in the driver's words.
+        naming: the model's name, where llama.cpp treats its tokens by it.
+    """
+
+    bos: str
+    naming: tuple[str, ...]
+
+
 def checkout_directory() -> Path | None:
     """The user's llama.cpp checkout, if `TUNEWRIGHT_LLAMA_CPP` names one.
 
@@ -133,11 +146,13 @@ def convert_to_gguf(
     format: str,  # noqa: A002
     events: Events,
     virtual: "VirtualWeights | None" = None,
+    vocabulary: Vocabulary | None = None,
 ) -> None:
     """Convert the 16-bit checkpoint in `model_directory` to `gguf_path` in the given format.
 
     Args:
         virtual: what the weights are, if the shards in the directory are nothing but headers.
+        vocabulary: the checkpoint's, if it was read already.
 
     Raises:
         RecipeError: the format cannot be made.
@@ -152,11 +167,11 @@ def convert_to_gguf(
     gguf_path.parent.mkdir(parents=True, exist_ok=True)
     mixture_bytes = expected_bytes(weights, format) if format in MIXTURES else 0
     validate_disk_space(gguf_path.parent, expected + mixture_bytes + HEADER_BYTES)
+    vocabulary = vocabulary or read_vocabulary(model_directory)
     # In a directory of its own beside the target: a converter that outlives this process cannot litter the artifacts.
     with tempfile.TemporaryDirectory(dir=gguf_path.parent, prefix=".convert-") as scratch:
         written = Path(scratch) / "model.gguf"
-        bos = NO_BOS if prompts_have_no_bos(model_directory) else USUAL_BOS
-        command = [*converter_command(converter, virtual, bos, Path(scratch)), *naming(model_directory)]
+        command = [*converter_command(converter, virtual, vocabulary.bos, Path(scratch)), *vocabulary.naming]
         command += ["--outtype", first, "--outfile", written.name, str(model_directory.resolve())]
         run_converter(command, converter, written, expected, events)
         if format in MIXTURES:
@@ -199,6 +214,11 @@ def converter_command(converter: Converter, virtual: "VirtualWeights | None", bo
         weights = str(scratch.resolve() / "weights.pickle")
         Path(weights).write_bytes(pickle.dumps(virtual))
     return [sys.executable, "-m", DRIVER, str(converter.script), weights, bos]
+
+
+def read_vocabulary(model_directory: Path) -> Vocabulary:
+    bos = NO_BOS if prompts_have_no_bos(model_directory) else USUAL_BOS
+    return Vocabulary(bos, tuple(naming(model_directory)))
 
 
 def prompts_have_no_bos(model_directory: Path) -> bool:

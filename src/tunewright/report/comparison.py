@@ -67,6 +67,25 @@ def _canary(canary: View) -> View:
     return {**canary, "answers": answers, "same": all(one["same"] for one in answers)}
 
 
+def formats_view(contents: Contents) -> View:
+    """Each GGUF format with its size, what it costs, and its use."""
+    rows = [
+        {
+            "name": each["name"],
+            "size": numbers.size(each["bytes"]),
+            "ratio": numbers.percent(each["size_ratio"]),
+            "kl": numbers.decimal(each["mean_kl"]),
+            "top1": numbers.percent(each["top1"]),
+            "score": each["score"]
+            and {"value": numbers.percent(each["score"]["value"]), "span": _interval(each["score"])},
+            "use": each["use"],
+            "failed": bool(each["failed"]),
+        }
+        for each in contents.certificate["formats"]
+    ]
+    return {"rows": rows, "metric": metric_label(str(contents.facts("evaluate").get("headline") or "score"))}
+
+
 def evaluation_view(contents: Contents) -> View:
     """Metrics of each system with their intervals, and the rows with the highest and the lowest scores."""
     results = contents.json("evaluate", "evaluate/results.json")

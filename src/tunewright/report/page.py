@@ -41,6 +41,7 @@ SECTIONS = (
     Section("loss", "How training went", training.loss_view, ("train",)),
     Section("parity", "Is it still the same model?", comparison.parity_view, ("verify",)),
     Section("evaluation", "Base against tuned", comparison.evaluation_view, ("evaluate",)),
+    Section("formats", "Which GGUF to take", comparison.formats_view, ("export",)),
     Section("gates", "Every gate", gates.gates_view),
     Section("hashes", "Hashes", gates.hashes_view),
 )

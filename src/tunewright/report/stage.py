@@ -1,8 +1,8 @@
-"""The report stage: `certificate.json` for machines and `report.html` for people, both about the whole run.
+"""The report stage: `certificate.json` for machines, `report.html` for people, `README.md` for whoever gets the model.
 
-In goes everything that the run holds so far, out come the two files. It always holds that the certificate lists the
-artifacts that stand in the run at this moment: one that changed after its stage wrote it fails a gate here, and the
-certificate's verdict with it.
+In goes everything that the run holds so far, out come the three files, the model card once there is an export. It
+always holds that the certificate lists the artifacts that stand in the run at this moment: one that changed after its
+stage wrote it fails a gate here, and the certificate's verdict with it.
 """
 
 import time
@@ -14,6 +14,7 @@ from tunewright.events import Events
 from tunewright.evidence import Evidence, equal, fact
 from tunewright.recipe import ReportKeys
 from tunewright.report import numbers
+from tunewright.report.card import CARD_NAME, card_text, place_in_run
 from tunewright.report.contents import Contents
 from tunewright.report.page import Page, render_page
 
@@ -34,8 +35,11 @@ def run(config: ReportKeys, run: RunDirectory, out: Path, events: Events) -> Sta
     manifests = read_manifests(run)
     changed = [text for manifest in manifests.values() for text in run.differences(manifest)]
     certificate = build_certificate(run, config.name or run.path.resolve().name, config.accept, changed)
-    page = render_page(Contents(run, certificate, manifests), numbers.moment(time.time()))
+    contents = Contents(run, certificate, manifests)
+    page = render_page(contents, numbers.moment(time.time()))
     write_json(out / CERTIFICATE_NAME, certificate)
+    if "export" in manifests:
+        write_text(out / CARD_NAME, card_text(contents, place_in_run(contents)))
     write_text(out / REPORT_NAME, page.html)
     events.note(f"{REPORT_NAME} and {CERTIFICATE_NAME} are written: verdict {certificate['verdict']}")
     evidence = [
