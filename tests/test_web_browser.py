@@ -152,7 +152,7 @@ def talk(visitor: Visitor, width: str) -> None:
     page.wait_for_selector("#send:enabled")
     page.fill("#question", "Where is the hammer on the bench?")
     page.press("#question", "Enter")
-    page.wait_for_function("[...document.querySelectorAll('.said')].filter((said) => said.textContent).length == 2")
+    wait_until(lambda: page.locator(".said:not(:empty)").count() == 2)
     page.wait_for_selector("#send:enabled")
     assert page.locator(".answer h3").all_inner_texts() == ["Base", "Tuned"]
     visitor.see(f"chat-{width}")

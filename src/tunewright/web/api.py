@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from tunewright import __version__
@@ -29,7 +29,7 @@ from tunewright.web.look_routes import look_routes
 from tunewright.web.looks import Looks
 from tunewright.web.pages.frame import Center, page
 from tunewright.web.pages.routes import login_page, page_routes
-from tunewright.web.requests import Change, Id, Login, NewExport, NewJob, Retry
+from tunewright.web.requests import Change, Id, Login, NewExport, NewJob, Nothing, Retry, described
 from tunewright.web.runs import NAME, Runs
 from tunewright.web.static_files import PATHS
 from tunewright.web.status import StatusBoard
@@ -56,7 +56,12 @@ LastEventId = Annotated[int, Header(alias="Last-Event-ID", ge=0, le=2**53)]
 def make_app(store: Store, access: Access, board: StatusBoard, streams: Streams, runs: Runs) -> FastAPI:
     """The application; `guarded` puts the guard before it."""
     app = FastAPI(
-        title="tunewright", version=__version__, openapi_url="/api/v1/openapi.json", docs_url=None, redoc_url=None
+        title="tunewright",
+        version=__version__,
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        responses=described(),
     )
     for error, answer in ANSWERS.items():
         app.add_exception_handler(error, answer)
@@ -108,7 +113,7 @@ def status_routes(store: Store, board: StatusBoard) -> APIRouter:
         """What goes on: jobs by state, what is at work, GPUs, disk, and what needs attention."""
         return Response(board.as_bytes, media_type="application/json")
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """The same figures for Prometheus."""
         return Response(board.as_prometheus(), media_type="text/plain; version=0.0.4")
@@ -156,7 +161,7 @@ def job_routes(store: Store) -> APIRouter:
         return store.retry(job, retry.accept).as_json()
 
     @router.post("/{job}/{wish}")
-    def wish(job: JobId, wish: Literal["cancel", "stop"]) -> dict[str, Any]:
+    def wish(job: JobId, wish: Literal["cancel", "stop"], nothing: Nothing) -> dict[str, Any]:
         """Cancel a job, or stop it so that it can go on later."""
         return store.want(job, wish).as_json()
 
@@ -247,12 +252,6 @@ def piece_of_log(store: Store, job: int, attempt: int, after: int) -> dict[str, 
         raise JobNotFoundError(f"job {job}", f"it has no log of attempt {attempt}") from None
     text = "".join(letter for letter in piece.decode("utf-8", "replace") if letter.isprintable() or letter in "\n\t")
     return {"text": text, "next": after + len(piece)}
-
-
-def described(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """What OpenAPI says of refusals."""
-    every = (HTTPStatus.UNAUTHORIZED, HTTPStatus.UNPROCESSABLE_ENTITY, *statuses)
-    return {int(status): {"description": status.phrase} for status in every}
 
 
 STATUS_OF = {

@@ -18,7 +18,8 @@ from tunewright.web.uploads import Uploads
 
 LookId = Annotated[str, Path(pattern=ID)]
 FileName = Annotated[str, Query(min_length=1, max_length=200)]
-BODY = {"requestBody": {"content": {UPLOAD_TYPE: {"schema": {"type": "string", "format": "binary"}}}, "required": True}}
+FILE = {"type": "string", "format": "binary", "minLength": 1}
+BODY = {"requestBody": {"content": {UPLOAD_TYPE: {"schema": FILE}}, "required": True}}
 
 
 def look_routes(looks: Looks, uploads: Uploads) -> APIRouter:

@@ -1,5 +1,6 @@
-"""What a request may say: every field with its bounds."""
+"""What a request may say: every field with its bounds. And what every refusal says."""
 
+from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -77,3 +78,30 @@ class Retry(Request):
 
 class Change(Request):
     priority: Priority
+
+
+class Problem(BaseModel):
+    """A refusal, in the parts of every message of tunewright."""
+
+    where: str
+    found: str
+    expected: str
+    mend: str
+
+
+# What the guard before every route, and the reading of a request, may answer.
+REFUSALS = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.MISDIRECTED_REQUEST,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
+
+
+def described(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says of refusals."""
+    return {int(status): {"model": Problem, "description": status.phrase} for status in (*REFUSALS, *statuses)}

@@ -1,0 +1,177 @@
+"""How fast the service answers: its pages over many runs, and its status and streams while a job is at work.
+
+    PYTHONPATH=src:tests python benchmarks/service_load.py pages [--runs 10000]
+    PYTHONPATH=src:tests python benchmarks/service_load.py load [--seconds 10]
+
+`pages` fills a store with finished runs and ended jobs, and asks for the first pages: once cold, then twenty times.
+`load` keeps two processes busy in the place of training, holds 50 streams of a run that grows all the while, and asks
+for the status on 16 connections as fast as it is answered. A stream that misses an event, or has one
+twice, is a fault. The figures are those of the machine as it was: the load before and after is printed with them.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from fake_run import append
+from tunewright.jobs.store import Store, insert_job, move
+from web_bench import service
+
+STAGES = ("data", "render", "plan", "train", "merge", "export", "verify", "evaluate", "report")
+PAGES = ("/", "/runs", "/runs?text=run-99", "/parts/home", "/api/v1/runs?limit=50")
+CONNECTIONS = 16
+STREAMS = 50
+EVENTS_A_SECOND = 40
+GOALS = {"page": 0.2, "requests a second": 300, "p99": 0.1}
+BURN = "import multiprocessing as m\ndef f(_):\n    while True: pass\nif __name__ == '__main__': m.Pool(2).map(f, range(2))"
+
+
+def fill(store: Store, count: int) -> None:
+    """Finished runs with their jobs, as they lie on the disk after a year."""
+    manifest = json.dumps({"facts": {"base": "owner/base", "best_eval_loss": 0.5, "seconds": 1.0}, "files": {}})
+    for index in range(count):
+        run = store.root / f"run-{index}"
+        (run / "manifests").mkdir(parents=True)
+        for stage in STAGES:
+            (run / f"manifests/{stage}.json").write_text(manifest)
+        (run / "certificate.json").write_text('{"verdict": "pass"}')
+    with store.transaction() as database:
+        for index in range(count):
+            run = store.root / f"run-{index}"
+            job = insert_job(database, run.name, "data: x", run, 0, (), (), "")
+            move(database, job, "done")
+
+
+def pages(runs: int) -> bool:
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place) / "store")
+        fill(store, runs)
+        with service(store.root) as (_, client):
+            return all([is_fast(client, path) for path in PAGES])
+
+
+def is_fast(client: httpx.Client, path: str) -> bool:
+    cold, *warm = [seconds_of(client, path) for _ in range(21)]
+    say(f"{path:<24} first {cold * 1000:6.0f} ms, then median {statistics.median(warm) * 1000:5.0f} ms,"
+        f" slowest {max(warm) * 1000:5.0f} ms")  # fmt: skip
+    return statistics.median(warm) <= GOALS["page"]
+
+
+def seconds_of(client: httpx.Client, path: str) -> float:
+    started = time.monotonic()
+    client.get(path, headers={"accept": "text/html"}).raise_for_status()
+    return time.monotonic() - started
+
+
+def load(seconds: float) -> bool:
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place) / "store")
+        (store.root / "grows").mkdir()
+        with service(store.root) as (_, client):
+            token = (store.private / "token").read_text()
+            return asyncio.run(measure(client.base_url, token, store.root / "grows/events.jsonl", seconds))
+
+
+async def measure(url: httpx.URL, token: str, events: Path, seconds: float) -> bool:
+    events.touch()
+    over = asyncio.Event()
+    streams = [asyncio.create_task(listen(url, token, over)) for _ in range(STREAMS)]
+    busy = await asyncio.create_subprocess_exec(sys.executable, "-c", BURN, start_new_session=True)
+    writer = asyncio.create_task(grow(events, seconds))
+    started = time.monotonic()
+    answers = await asyncio.gather(*(ask(url, token, started + seconds) for _ in range(CONNECTIONS)))
+    took = time.monotonic() - started
+    written = await writer
+    await asyncio.sleep(1.5)
+    over.set()
+    seen = await asyncio.gather(*streams)
+    os.killpg(busy.pid, 9)
+    await busy.wait()
+    times = sorted(time for each in answers for time in each)
+    p99 = times[int(0.99 * len(times))]
+    whole = sum(steps == list(range(written)) for steps in seen)
+    say(
+        f"{len(times) / took:.0f} requests a second, median {statistics.median(times) * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
+    )
+    say(f"{whole} of {STREAMS} streams had each of {written} events once")
+    return len(times) / took >= GOALS["requests a second"] and p99 < GOALS["p99"] and whole == STREAMS
+
+
+async def connect(url: httpx.URL, token: str, path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, bytes]:
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    return (
+        reader,
+        writer,
+        f"GET {path} HTTP/1.1\r\nhost: {url.host}:{url.port}\r\nauthorization: Bearer {token}\r\n\r\n".encode(),
+    )
+
+
+async def ask(url: httpx.URL, token: str, until: float) -> list[float]:
+    """Seconds of each answer on one connection."""
+    reader, writer, request = await connect(url, token, "/api/v1/status")
+    times = []
+    while time.monotonic() < until:
+        started = time.monotonic()
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await reader.readexactly(length)
+        times.append(time.monotonic() - started)
+        if b" 200 " not in head[:20]:
+            sys.exit(head.decode())
+    writer.close()
+    return times
+
+
+async def listen(url: httpx.URL, token: str, over: asyncio.Event) -> list[int]:
+    """The steps that a stream told of, in their order."""
+    reader, writer, request = await connect(url, token, "/api/v1/runs/grows/events")
+    writer.write(request)
+    steps: list[int] = []
+    waiting = asyncio.create_task(over.wait())
+    while not over.is_set():
+        line = asyncio.create_task(reader.readline())
+        await asyncio.wait({line, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if line.done() and line.result().startswith(b"data: "):
+            steps.append(json.loads(line.result()[6:])["step"])
+        line.cancel()
+    writer.close()
+    return steps
+
+
+async def grow(events: Path, seconds: float) -> int:
+    """Write steps into a run's events, as training does; how many."""
+    step, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        append(events, json.dumps({"kind": "metric", "step": step, "loss": 1 / (step + 1)}))
+        step += 1
+        await asyncio.sleep(1 / EVENTS_A_SECOND)
+    return step
+
+
+def say(words: str) -> None:
+    print(words, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=["pages", "load"])
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    words = parser.parse_args()
+    say(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    is_good = pages(words.runs) if words.mode == "pages" else load(words.seconds)
+    say(f"load after: {os.getloadavg()[0]:.1f}; {'as it should be' if is_good else 'NOT as it should be'}")
+    sys.exit(not is_good)
+
+
+if __name__ == "__main__":
+    main()
