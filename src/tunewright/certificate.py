@@ -35,6 +35,7 @@ CERTIFIED_FACTS = {
     "render": ("rows", "supervised_tokens", "template_sha256", "shared_prefix_tokens"),
     "train": (
         "base",
+        "finetuning_type",
         "optimizer_steps",
         "first_loss",
         "final_loss",

@@ -75,7 +75,7 @@ class Card:
     def as_text(self) -> str:
         sections = [
             self._front_matter(),
-            f"# {self.name}\n\nA fine-tune of `{base_name(self.model)}` with LoRA, merged into the 16-bit base and "
+            f"# {self.name}\n\nA fine-tune of `{base_name(self.model)}`{self._way()}, and "
             "converted to GGUF with llama.cpp's own converter. Made with tunewright.",
             EMBEDDED_NOTE if self.model in HUB_NAMES else "",
             self._figures("Data", DATA_FIGURES, self.data_facts),
@@ -88,13 +88,25 @@ class Card:
         ]
         return "\n\n".join(section for section in sections if section) + "\n"
 
+    @property
+    def is_full(self) -> bool:
+        """Whether every weight was trained."""
+        return self.train_facts.get("finetuning_type") == "full"
+
+    def _way(self) -> str:
+        """How the base was tuned, as it goes on in a sentence."""
+        if self.is_full:
+            return ", every weight trained and rounded once to 16 bits"
+        return " with LoRA, merged into the 16-bit base"
+
     def _front_matter(self) -> str:
         data: dict[str, Any] = {}
         if not is_local(self.model):
             data["base_model"] = base_name(self.model)
         if self.license:
             data["license"] = self.license
-        data |= {"pipeline_tag": "text-generation", "tags": ["gguf", "lora", "conversational", "tunewright"]}
+        tags = ["gguf", *([] if self.is_full else ["lora"]), "conversational", "tunewright"]
+        data |= {"pipeline_tag": "text-generation", "tags": tags}
         return f"---\n{yaml.safe_dump(data, sort_keys=False)}---"
 
     @staticmethod

@@ -169,9 +169,18 @@ def reason(comparison: Comparison, name: str) -> str:
         return f"is {twin}: the two were exchanged"
     expected = merge.rounded(name, found.dtype)
     if planned.change is None:
-        return few_elements(expected, found) or displaced(expected, found) or "differs from the base"
+        known = few_elements(expected, found) or displaced(expected, found)
+        return known or reason_unchanged(merge, name, found)
     weight = merge.reader.read(planned.source).float()
     return diagnose(weight, merge.rows(name) - weight, expected, found, scale_of(planned.change, merge))
+
+
+def reason_unchanged(merge: OpenMerge, name: str, found: torch.Tensor) -> str:
+    """Why a tensor differs that should be the base's own, or wholly the adapter's."""
+    if merge.plan.tensors[name].replaced_by is None:
+        return "differs from the base"
+    own = same_bits(merge.stored(name, found.dtype), found)
+    return "is the base's own, not what was trained" if own else "differs from what was trained"
 
 
 def scale_of(change: Change, merge: OpenMerge) -> Scale | None:

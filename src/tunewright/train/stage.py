@@ -1,8 +1,9 @@
-"""Train: proven rows in, an adapter and its canaries out.
+"""Train: proven rows in, an adapter or every weight out, and its canaries.
 
 In: `tokens/`, `data/eval.jsonl`, `plan.json` and the base.
 Out, below `adapter/`: the adapter in peft's format, `training.json` (every step and evaluation), `canaries.json`,
 `base.json` (the hash of each of the base's files and tensors); `canaries_quantized.json` where the base was packed.
+Where every weight was trained, these stand in the adapter's place, in float32 (`models/whole.py`).
 Always: the same inputs give the same adapter bit by bit on the same machine, interrupted or not. `canaries.json` is
 what the adapter says over the base as it is stored, which is what is merged and served.
 """
@@ -51,7 +52,7 @@ from tunewright.models.tensors import tensor_hashes
 from tunewright.recipe import Bits, TrainKeys
 from tunewright.train.checkpoints import TrainingLog
 from tunewright.train.loop import Samples, Trainer, is_out_of_memory
-from tunewright.train.lora import attach_adapter, write_adapter
+from tunewright.train.lora import make_trainable, write_adapter
 from tunewright.train.original import open_original
 from tunewright.train.ranks import TRAIN, Ranks, open_ranks
 
@@ -98,7 +99,7 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
         loss = trained.log.kept_evaluation["eval_loss"]
         evidence += original.compare(canaries, evaluation, loss, config)
         canaries = original.record(canaries, config.canary_tokens)
-    write_canaries(out / "adapter" / CANARIES, canaries, plan["dtype"], None)
+    write_canaries(out / "adapter" / CANARIES, canaries, config.weights_dtype(plan["dtype"]), None)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     return StageResult(evidence, trained.facts)
 
@@ -123,6 +124,7 @@ def train_adapter(
     write_log(directory / "training.json", log, model, plan)
     facts = {
         "base": base.name,
+        "finetuning_type": config.finetuning_type,
         "bits": config.bits,
         "layout": layout.kind,
         "tokens_per_second": trainer.tokens_per_second,
@@ -184,11 +186,11 @@ def train_beside(config: TrainKeys, run: RunDirectory, ranks: Ranks) -> None:
 
 
 def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any]) -> tuple[Any, list[Evidence]]:
-    """The base in the planned dtype and bits with a new adapter, ready for the loop, and evidence of what is packed."""
-    dtype = getattr(torch, plan["dtype"])
+    """The base in the planned dtype and bits, ready for the loop, and evidence of what is packed."""
+    dtype = getattr(torch, config.weights_dtype(plan["dtype"]))
     model = load_model(base.path, dtype, plan["device"], config.trust_remote_code, config.bits)
     evidence = check_packed(base, count_quantized(model), plan) if config.bits else []
-    model = attach_adapter(model, config)
+    model = make_trainable(model, config)
     fuse_lora_layers(model)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -374,7 +376,7 @@ def best_eval_loss(evaluations: list[dict[str, Any]]) -> float | None:
 
 
 def check_training(log: TrainingLog) -> list[Evidence]:
-    """That the adapter learned: gradients flowed, and the held-out loss fell and did not climb back."""
+    """That something was learned: gradients flowed, and the held-out loss fell and did not climb back."""
     zero = sum(entry["grad_norm"] == 0 for entry in log.steps)
     evidence = [at_most("steps_without_gradient", zero, 0, f"Of {len(log.steps)} optimizer steps.")]
     losses = [entry["eval_loss"] for entry in log.evaluations if entry["eval_loss"] is not None]
