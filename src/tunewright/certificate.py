@@ -45,7 +45,7 @@ CERTIFIED_FACTS = {
         "layout",
         "versions",
     ),
-    "merge": ("dtype", "dtype_reason", "tensors", "merged_tensors", "largest_error", "adapter_keys"),
+    "merge": ("dtype", "dtype_reason", "tensors", "merged_tensors", "largest_error", "adapter_keys", "merged_into"),
     "export": ("formats", "bytes"),
 }
 

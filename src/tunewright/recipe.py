@@ -83,6 +83,7 @@ def _unique(names: list[str]) -> list[str]:
 Names = Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_unique)]
 Check = Literal["gate", "warn", "off"]
 Bits = Literal[4, 8]
+MergeInto = Literal["auto", "original", "dequantized"]
 SchedulerType = Literal[
     "linear", "cosine", "cosine_with_min_lr", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"
 ]
@@ -257,6 +258,10 @@ class PlanKeys(TrainKeys):
 
 class MergeKeys(ModelKeys):
     merge_dtype: Literal["auto", "bfloat16", "float16"] = Field("auto", description="Default: what loses less.")
+    merge_into: MergeInto = Field(
+        "auto",
+        description="After training in few bits: into the base as stored, or as the bits give it; default: the better.",
+    )
 
 
 class ExportKeys(ModelKeys):

@@ -16,6 +16,7 @@ import torch
 
 from tunewright.errors import MergeError
 from tunewright.models.adapter import Adapter
+from tunewright.models.dequantized import QuantizedBase
 from tunewright.models.merge_changes import Change, Dora, EmbeddingLora, ExpertLora, Lora, TokenRows
 from tunewright.models.outline import Outline, Place, read_outline, require_known
 from tunewright.models.peft_layers import OTHER_BASE, AdapterLayers, plain, read_layers
@@ -34,12 +35,14 @@ class PlannedTensor:
     Attributes:
         replaced_by: the adapter's key, if the rows are the adapter's.
         replaced: the base's own tensor then, if it has this shape.
+        packed: the parameter's name, if the rows are those that come out of the bits that were trained over.
     """
 
     source: StoredTensor
     change: Change | None = None
     replaced_by: str | None = None
     replaced: StoredTensor | None = None
+    packed: str | None = None
 
     @property
     def of_base(self) -> StoredTensor | None:
@@ -48,12 +51,12 @@ class PlannedTensor:
 
     @property
     def is_touched(self) -> bool:
-        return self.change is not None or self.replaced_by is not None
+        return self.change is not None or self.replaced_by is not None or self.packed is not None
 
     @property
     def block_rows(self) -> int:
         """How many rows are worked on at once."""
-        if self.change is not None and not self.change.by_rows:
+        if self.packed is not None or (self.change is not None and not self.change.by_rows):
             return max(self.source.rows, 1)
         return max(BLOCK_ELEMENTS // max(self.source.row_elements, 1), 1)
 
@@ -72,6 +75,7 @@ class MergePlan:
         adapter_keys: how many tensors the adapter has; each is used.
         twin_keys: keys that only say again what others say.
         settings: keys of `config.json` that change with the weights.
+        quantized: what of the base was trained over in fewer bits, if the merge goes into that.
     """
 
     base_path: Path
@@ -80,6 +84,7 @@ class MergePlan:
     adapter_keys: int
     twin_keys: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    quantized: QuantizedBase | None = None
 
     @property
     def touched(self) -> list[str]:
@@ -115,10 +120,17 @@ class OpenMerge:
     def rows(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Rows of the merged tensor: exact in float32 where the adapter changes it, else as they are stored."""
         planned = self.plan.tensors[name]
-        stored = self.reader.read(planned.source, first, last)
+        weight = self.unchanged(name, first, last)
         if planned.change is None:
-            return stored
-        return planned.change.apply(stored.to(torch.float32), first, self.adapter.factor)
+            return weight
+        return planned.change.apply(weight.to(torch.float32), first, self.adapter.factor)
+
+    def unchanged(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """Rows before the adapter changes them: as they are stored, or as they come out of fewer bits."""
+        planned = self.plan.tensors[name]
+        if planned.packed is None or self.plan.quantized is None:
+            return self.reader.read(planned.source, first, last)
+        return self.plan.quantized.dequantized(planned.packed, self.reader.read(planned.source))[first:last]
 
     def rounded(self, name: str, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
         """The same, rounded once to `dtype`; what is no floating point number stays what it is."""
@@ -128,12 +140,16 @@ class OpenMerge:
     def stored(self, name: str, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Rows as they would be without the adapter, rounded to `dtype`."""
         planned = self.plan.tensors[name]
-        rows = self.reader.read(planned.of_base or planned.source, first, last)
+        before = planned.replaced
+        rows = self.unchanged(name, first, last) if before is None else self.reader.read(before, first, last)
         return rows.to(dtype) if rows.dtype.is_floating_point else rows
 
 
-def plan_merge(base_path: Path, adapter_path: Path) -> MergePlan:
+def plan_merge(base_path: Path, adapter_path: Path, quantized: QuantizedBase | None = None) -> MergePlan:
     """Plan the merge of an adapter into a base.
+
+    Args:
+        quantized: what was trained over in fewer bits, to merge into that and not into the weights as they are stored.
 
     Raises:
         MergeError: they do not fit, or the base is quantized, or the adapter is of a kind that cannot be merged.
@@ -153,10 +169,13 @@ def plan_merge(base_path: Path, adapter_path: Path) -> MergePlan:
         tensors = planned_tensors(outline, layers, stored, adapter, heads.untied)
         if adapter.is_whole:
             validate_trained(adapter, tensors)
+        if quantized is not None:
+            tensors = with_packed(tensors, outline, quantized, adapter)
         settings: dict[str, Any] = {"tie_word_embeddings": False} if heads.untied else {}
         if vocab_size is not None:
             settings["vocab_size"] = vocab_size
-        return MergePlan(base_path, adapter_path, tensors, len(adapter.tensors), heads.twin_keys, settings)
+        keys = len(adapter.tensors)
+        return MergePlan(base_path, adapter_path, tensors, keys, heads.twin_keys, settings, quantized)
 
 
 def validate_not_quantized(base_path: Path, stored: dict[str, StoredTensor]) -> None:
@@ -285,6 +304,17 @@ def planned_tensors(
         twin = stored[names[outline.embedding or ""]]
         planned[head] = planned_tensor(head, twin, Place(head), layers, adapter)
     return planned
+
+
+def with_packed(
+    tensors: dict[str, PlannedTensor], outline: Outline, quantized: QuantizedBase, adapter: Adapter
+) -> dict[str, PlannedTensor]:
+    """The same, with those tensors to come out of fewer bits that training kept in them."""
+    names = {place.parameter: name for name, place in outline.places.items() if place.expert is None}
+    if unknown := sorted(set(quantized.layers) - set(names)):
+        raise MergeError(str(adapter.directory), f"it was trained over {unknown[0]!r}, which the base has not")
+    of_base = {names[each]: each for each in quantized.layers if tensors[names[each]].replaced_by is None}
+    return {name: replace(tensor, packed=of_base.get(name)) for name, tensor in tensors.items()}
 
 
 def planned_tensor(

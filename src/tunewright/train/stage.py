@@ -5,7 +5,8 @@ Out, below `adapter/`: the adapter in peft's format, `training.json` (every step
 `base.json` (the hash of each of the base's files and tensors); `canaries_quantized.json` where the base was packed.
 Where every weight was trained, these stand in the adapter's place, in float32 (`models/whole.py`).
 Always: the same inputs give the same adapter bit by bit on the same machine, interrupted or not. `canaries.json` is
-what the adapter says over the base as it is stored, which is what is merged and served.
+what the adapter says over the base as it is stored; of a base that was packed `quantized_base.json` says which of the
+two the adapter is merged into.
 """
 
 import gc
@@ -36,9 +37,9 @@ from tunewright.engines.canaries import (
     CANARIES,
     CANARY_BATCH,
     QUANTIZED_CANARIES,
-    TOP_K,
     Canary,
     record_canaries,
+    write_canaries,
 )
 from tunewright.engines.hf import HFEngine, open_supervisor
 from tunewright.errors import EnvironmentLackError, RenderError, TrainingError
@@ -47,13 +48,14 @@ from tunewright.evidence import Evidence, at_most, equal
 from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import LAYOUT_FAILURES, Layout, plain_loss
 from tunewright.models.base import Base, find_base, load_model
+from tunewright.models.dequantized import QuantizedBase, record_quantized, write_choice
 from tunewright.models.quantized import QuantizedWeights, count_quantized, validate_as_planned
 from tunewright.models.tensors import tensor_hashes
-from tunewright.recipe import Bits, TrainKeys
+from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import TrainingLog
 from tunewright.train.loop import Samples, Trainer, is_out_of_memory
 from tunewright.train.lora import make_trainable, write_adapter
-from tunewright.train.original import open_original
+from tunewright.train.original import open_original, prove_over_both
 from tunewright.train.ranks import TRAIN, Ranks, open_ranks
 
 CHECKPOINTS = "checkpoints"
@@ -73,12 +75,14 @@ class Trained:
         log: every step and evaluation.
         canaries: what the model said while it was in memory.
         evidence, facts: for the manifest.
+        quantized: what of the base was packed, if it was.
     """
 
     log: TrainingLog
     canaries: list[Canary]
     evidence: list[Evidence]
     facts: dict[str, Any]
+    quantized: QuantizedBase | None
 
 
 def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
@@ -90,15 +94,16 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     trained = train_adapter(config, run, out / "adapter", base, plan, supervisor, events, ranks)
     write_base(out / "adapter" / "base.json", base)
     canaries, evidence = trained.canaries, trained.evidence
-    if config.bits:
+    if trained.quantized:
         gc.collect()
         write_canaries(out / "adapter" / QUANTIZED_CANARIES, canaries, plan["dtype"], config.bits)
-        evaluation = list(TokenRows(run / "tokens" / "eval.safetensors"))
+        rows = list(TokenRows(run / "tokens" / "eval.safetensors"))
         original = open_original(base.path, out / "adapter", plan, supervisor)
-        events.note("Recording the canaries again with the base as it is stored, which is what is merged.")
+        events.note("Recording the canaries again with the base as it is stored.")
         loss = trained.log.kept_evaluation["eval_loss"]
-        evidence += original.compare(canaries, evaluation, loss, config)
-        canaries = original.record(canaries, config.canary_tokens)
+        canaries, found, choice = prove_over_both(original, trained.quantized, canaries, rows, loss, config)
+        write_choice(out / "adapter", trained.quantized, choice.as_json())
+        evidence += found
     write_canaries(out / "adapter" / CANARIES, canaries, config.weights_dtype(plan["dtype"]), None)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     return StageResult(evidence, trained.facts)
@@ -135,7 +140,8 @@ def train_adapter(
     }
     evidence = [*training.evidence, *check_training(log)]
     canaries = held_out_canaries(config, model, training.engine, held_out_conversations(run), events)
-    return Trained(log, canaries, evidence, facts)
+    quantized = record_quantized(model, config.bits, plan["dtype"], plan["device"]) if config.bits else None
+    return Trained(log, canaries, evidence, facts, quantized)
 
 
 @dataclass(frozen=True)
@@ -355,14 +361,6 @@ def held_out_canaries(
     last = list(islice(proven_prompts(reversed(conversations), engine.supervisor), config.canaries))
     prompts = {conversation.id: prompt for conversation, prompt in reversed(last)}
     return record_canaries(engine, prompts, config.canary_tokens)
-
-
-def write_canaries(path: Path, canaries: list[Canary], dtype: str, bits: Bits | None) -> None:
-    """Write what was said over a base in `dtype`, of which the linear layers were kept in `bits`, if in fewer."""
-    if not canaries:
-        raise TrainingError("canaries", "no held-out conversation gave an answer")
-    entries = [canary.as_json() for canary in canaries]
-    write_json(path, {"top_k": TOP_K, "dtype": dtype, "bits": bits, "canaries": entries})
 
 
 def parameter_counts(model: Any) -> dict[str, int]:
