@@ -39,8 +39,8 @@ def bits(request: pytest.FixtureRequest) -> Bits:
 
 @pytest.fixture(scope="module")
 def run(bits: Bits, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    """A run on a packed base, from the rows to what was merged."""
-    keys: dict[str, Any] = {KEYS[bits]: True, "max_steps": 4}
+    """A run on a packed base, from the rows to what was merged into the base as it is stored."""
+    keys: dict[str, Any] = {KEYS[bits]: True, "max_steps": 4, "merge_into": "original"}
     return run_on(tiny_recipe, tmp_path_factory.mktemp("quantized") / "run", "merge", **keys)
 
 

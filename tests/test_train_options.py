@@ -231,11 +231,6 @@ def test_kernels_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatc
         use_liger_kernels(None)
 
 
-def test_full_fine_tuning_is_refused_by_name() -> None:
-    with pytest.raises(RecipeError, match="finetuning_type"):
-        build_recipe({"data": "rows.jsonl", "finetuning_type": "full"}, "recipe.yaml")
-
-
 def test_a_tracker_that_is_not_installed_is_named(tiny_recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentLackError, match="the package no_such_tracker is not installed"):
         run_on(tiny_recipe, tmp_path / "run", "train", report_to="no_such_tracker", max_steps=1)

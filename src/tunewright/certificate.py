@@ -36,6 +36,7 @@ CERTIFIED_FACTS = {
     "render": ("rows", "supervised_tokens", "template_sha256", "shared_prefix_tokens"),
     "train": (
         "base",
+        "finetuning_type",
         "optimizer_steps",
         "first_loss",
         "final_loss",
@@ -48,7 +49,7 @@ CERTIFIED_FACTS = {
         "layout",
         "versions",
     ),
-    "merge": ("dtype", "dtype_reason", "tensors", "merged_tensors", "largest_error", "adapter_keys"),
+    "merge": ("dtype", "dtype_reason", "tensors", "merged_tensors", "largest_error", "adapter_keys", "merged_into"),
     "export": ("formats", "bytes"),
 }
 

@@ -20,6 +20,7 @@ def merge_paths(base_name: str, adapter: Path, out: Path, dtype: str, events: Ev
     """Merge `adapter` into the base and write the checkpoint to `out`, whole or not at all."""
     from tunewright.merge.provenance import validate_sixteen_bits
     from tunewright.merge.stage import merge
+    from tunewright.models.dequantized import choose_base
     from tunewright.models.merge_check import check_merged
     from tunewright.models.merge_dtype import HALF_DTYPES
 
@@ -30,8 +31,9 @@ def merge_paths(base_name: str, adapter: Path, out: Path, dtype: str, events: Ev
     base = trained_base(base_name, adapter, events)
     validate_sixteen_bits(base)
     unfinished = out.with_name(f".{out.name}.merging")
-    merge(base, adapter, unfinished, dtype, events)
-    evidence = check_merged(base.path, adapter, unfinished, events)
+    chosen = choose_base(adapter, "auto")
+    merge(base, adapter, unfinished, dtype, events, quantized=chosen.quantized)
+    evidence = [*check_merged(base.path, adapter, unfinished, events, chosen.quantized), *chosen.evidence]
     if any(item.verdict == "fail" for item in evidence):
         shutil.rmtree(unfinished)
     else:
@@ -64,12 +66,13 @@ def export_adapter_paths(base_name: str, adapter: Path, out: Path, gguf_format: 
     from tunewright.export.one_pass import export_adapter
     from tunewright.merge.provenance import validate_sixteen_bits
     from tunewright.models.base import load_tokenizer, stop_token_ids
+    from tunewright.models.dequantized import choose_base
     from tunewright.models.gguf_file import check_gguf
 
     validate_formats([gguf_format])
     base = trained_base(base_name, adapter, events)
     validate_sixteen_bits(base)
-    export_adapter(base, adapter, out, gguf_format, events)
+    export_adapter(base, adapter, out, gguf_format, events, quantized=choose_base(adapter, "auto").quantized)
     tokenizer = load_tokenizer(base.path)
     return check_gguf(
         out,

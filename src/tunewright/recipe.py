@@ -83,11 +83,17 @@ def _unique(names: list[str]) -> list[str]:
 Names = Annotated[list[str], BeforeValidator(_as_list), AfterValidator(_unique)]
 Check = Literal["gate", "warn", "off"]
 Bits = Literal[4, 8]
+MergeInto = Literal["auto", "original", "dequantized"]
 SchedulerType = Literal[
     "linear", "cosine", "cosine_with_min_lr", "polynomial", "inverse_sqrt", "constant", "constant_with_warmup"
 ]
 SCHEDULER_SETTINGS = {"polynomial": {"power", "lr_end"}, "cosine_with_min_lr": {"min_lr_rate"}}
 Optimizer = Literal["adamw_torch", "adamw_8bit", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor"]
+ADAPTER_KEYS = (
+    *("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "use_dora", "modules_to_save"),
+    *("bias", "init_lora_weights", "rank_pattern", "alpha_pattern"),
+)
+FULL_LEARNING_RATE = 2e-5  # As in TRL; an adapter begins at zero and takes ten times that.
 HUB_DATA_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[^:]+)?(:.+)?")
 Column = Literal[
     "messages", "prompt", "input", "completion", "reasoning", "system", "tools", "history", "chosen", "rejected",
@@ -160,7 +166,7 @@ class TrainKeys(ModelKeys):
     alpha_pattern: dict[str, PositiveFloat] = Field({}, description="Other alphas for modules, likewise.")
     load_in_4bit: bool = Field(False, description="Keep the base in 4 bits (NF4, double quantization) in training.")
     load_in_8bit: bool = Field(False, description="Keep the base in 8 bits in training.")
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: float = Field(2e-4, gt=0, description="Default where `finetuning_type` is `full`: 2e-5.")
     lr_scheduler_type: SchedulerType = "cosine"
     lr_scheduler_kwargs: dict[str, float] = Field(
         {}, description="`power` and `lr_end` of polynomial, `min_lr_rate` of cosine_with_min_lr."
@@ -184,7 +190,9 @@ class TrainKeys(ModelKeys):
     )
     bf16: bool | None = Field(None, description="Compute in bfloat16; default: where the GPU has it.")
     fp16: bool | None = Field(None, description="Compute in float16; default: on a GPU without bfloat16.")
-    finetuning_type: Literal["lora"] = Field("lora", description="What is trained: an adapter.")
+    finetuning_type: Literal["lora", "full"] = Field(
+        "lora", description="What is trained: an adapter, or every weight."
+    )
     report_to: Names = Field([], description="Trackers of accelerate: `tensorboard`, `wandb`, `mlflow`, `trackio`, …")
     eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations; default: four per run.")
     save_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; default: eight per run.")
@@ -203,6 +211,22 @@ class TrainKeys(ModelKeys):
     canary_tokens: int = Field(64, ge=8, description="Longest recorded answer of a canary.")
     seed: int = Field(42, ge=0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_the_kind(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {"learning_rate": FULL_LEARNING_RATE, **data} if data.get("finetuning_type") == "full" else data
+
+    @model_validator(mode="after")
+    def _fits_full(self) -> Self:
+        if not self.is_full:
+            return self
+        if self.bits:
+            raise ValueError(f"finetuning_type: full trains every weight, and {self.bits} bits hold none; use lora")
+        defaults = {name: TrainKeys.model_fields[name].default for name in ADAPTER_KEYS}
+        if others := [name for name, default in defaults.items() if getattr(self, name) != default]:
+            raise ValueError(f"finetuning_type: full has no adapter; leave {', '.join(others)} out")
+        return self
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.load_in_4bit and self.load_in_8bit:
@@ -211,6 +235,8 @@ class TrainKeys(ModelKeys):
             raise ValueError("fp16: bf16 is set too; keep one of them")
         if self.use_dora and self.bits:
             raise ValueError("use_dora: it needs a base that is not quantized; leave load_in_4bit and load_in_8bit out")
+        if self.fsdp and self.is_full:
+            raise ValueError("fsdp: it shards frozen weights, and finetuning_type: full has none; leave it out")
         if self.fsdp and self.bits:
             raise ValueError("fsdp: packed layers are not sharded; leave load_in_4bit and load_in_8bit out")
         if unknown := set(self.lr_scheduler_kwargs) - SCHEDULER_SETTINGS.get(self.lr_scheduler_type, set()):
@@ -220,6 +246,18 @@ class TrainKeys(ModelKeys):
     @property
     def effective_batch_size(self) -> int:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every weight is trained, and there is no adapter."""
+        return self.finetuning_type == "full"
+
+    def weights_dtype(self, computed: str) -> str:
+        """The dtype that the base's weights are held in where the model computes in `computed`.
+
+        Small steps vanish in 16 bits, so that weights that are trained are held in float32.
+        """
+        return "float32" if self.is_full else computed
 
     @property
     def bits(self) -> Bits | None:
@@ -240,6 +278,10 @@ class PlanKeys(TrainKeys):
 
 class MergeKeys(ModelKeys):
     merge_dtype: Literal["auto", "bfloat16", "float16"] = Field("auto", description="Default: what loses less.")
+    merge_into: MergeInto = Field(
+        "auto",
+        description="After training in few bits: into the base as stored, or as the bits give it; default: the better.",
+    )
 
 
 class ExportKeys(ModelKeys):

@@ -2,17 +2,22 @@
 
 A canary is a held-out conversation with the trained model's own prompt ids, its greedy answer, and the likeliest next
 tokens at each position of that answer. Every later artifact has to reproduce it. Where the base was packed in fewer
-bits for training, the trained model's canaries are `QUANTIZED_CANARIES`, which the adapter alone has to reproduce; the
-later artifacts are held to those of the same adapter over the base as it is stored.
+bits for training, the trained model's canaries are `QUANTIZED_CANARIES`, which the adapter has to reproduce over these
+bits; `CANARIES` are those of the same adapter over the base as it is stored. The later artifacts are held to those of
+the base that the adapter was merged into.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from tunewright.artifacts import RunDirectory, write_json
 from tunewright.chat.prompt import Prompt, prompt_from_json
 from tunewright.engines.interface import Engine, TopLogprobs
+from tunewright.errors import TrainingError
+from tunewright.recipe import Bits
 
 CANARIES = "canaries.json"
 QUANTIZED_CANARIES = "canaries_quantized.json"
@@ -20,6 +25,13 @@ CLEAR_LEAD = math.log(1.5)
 CANARY_BATCH = 8  # The same wherever canaries are answered: padding can turn the last bit of a near tie.
 TOP_K = 32
 ASKED_OF_OTHERS = 128  # More than TOP_K, so that nearly every recorded token is among those that an engine returns.
+
+
+def held_to(run: RunDirectory) -> Path:
+    """The file of the canaries that everything merged, exported and served is held to."""
+    merged = run.manifest("merge")
+    into = merged.facts.get("merged_into") if merged is not None else None
+    return run / "adapter" / (QUANTIZED_CANARIES if into == "dequantized" else CANARIES)
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,14 @@ def record_canaries(engine: Engine, prompts: Mapping[str, Prompt], max_new_token
         for (conversation, prompt), prompt_ids, answer_ids in zip(prompts.items(), ids, answers, strict=True)
         if answer_ids
     ]
+
+
+def write_canaries(path: Path, canaries: list[Canary], dtype: str, bits: Bits | None) -> None:
+    """Write what was said over a base in `dtype`, of which the linear layers were kept in `bits`, if in fewer."""
+    if not canaries:
+        raise TrainingError("canaries", "no held-out conversation gave an answer")
+    entries = [canary.as_json() for canary in canaries]
+    write_json(path, {"top_k": TOP_K, "dtype": dtype, "bits": bits, "canaries": entries})
 
 
 @dataclass(frozen=True)

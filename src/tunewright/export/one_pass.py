@@ -13,6 +13,7 @@ from tunewright.events import Events
 from tunewright.export.converter import convert_to_gguf
 from tunewright.models.base import Base
 from tunewright.models.checkpoint_directory import write_chat_template, write_configuration
+from tunewright.models.dequantized import QuantizedBase
 from tunewright.models.merge_dtype import choose_dtype
 from tunewright.models.merge_layout import write_virtual
 from tunewright.models.merge_plan import OpenMerge, plan_merge
@@ -29,18 +30,20 @@ def export_adapter(
     events: Events,
     dtype: str = "auto",
     chat_template: str | None = None,
+    quantized: QuantizedBase | None = None,
 ) -> torch.dtype:
     """Write the GGUF of `base` with the adapter merged; the 16-bit dtype that the weights went through.
 
     Args:
         dtype: `bfloat16`, `float16` or `auto`, as for `merge`.
         chat_template: in the place of the base's own.
+        quantized: as for `merge`.
 
     Raises:
         MergeError: base and adapter do not fit.
         ExportError: the converter failed; its last lines are quoted.
     """
-    plan = plan_merge(base.path, adapter_path)
+    plan = plan_merge(base.path, adapter_path, quantized)
     with OpenMerge(plan) as merge:
         chosen, _ = choose_dtype(dtype, merge)
     gguf_path.parent.mkdir(parents=True, exist_ok=True)

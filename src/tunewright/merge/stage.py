@@ -2,8 +2,9 @@
 
 In: `adapter/` and the base. Out: `merged/`, which transformers, vLLM and llama.cpp's converter load.
 Always: planned and validated before anything is written; tensor by tensor on the CPU, in float32, rounded once, with a
-few blocks in memory; the base is the unquantized one that was trained on; the tokenizer is the base's own, with the
-chat template that was trained; the result is read back and checked against its recomputation.
+few blocks in memory; the base is the unquantized one that was trained on, or what the bits make of it that it was kept
+in for training, where that does better on held-out rows; the tokenizer is the base's own, with the chat template that
+was trained; the result is read back and checked against its recomputation.
 """
 
 import shutil
@@ -19,6 +20,7 @@ from tunewright.models.adapter import ADAPTER_FILE, CONFIG_FILE
 from tunewright.models.base import Base, find_base, validate_same_base
 from tunewright.models.checkpoint_check import check_readers
 from tunewright.models.checkpoint_directory import write_chat_template, write_configuration
+from tunewright.models.dequantized import QuantizedBase, choose_base
 from tunewright.models.merge_check import check_merged
 from tunewright.models.merge_dtype import choose_dtype
 from tunewright.models.merge_layout import lay_out, write_index
@@ -39,11 +41,16 @@ def run(config: MergeKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     unfinished = run / UNFINISHED
     template = read_json(run / "tokens" / "template.json")
     stop_ids = frozenset(template["stop_ids"])
-    facts = merge(base, run / "adapter", unfinished, config.merge_dtype, events, stop_ids)
+    chosen = choose_base(run / "adapter", config.merge_into)
+    facts = merge(base, run / "adapter", unfinished, config.merge_dtype, events, stop_ids, chosen.quantized)
     unfinished.rename(out / "merged")
     write_chat_template(out / "merged", template["chat_template"])
-    evidence = check_merged(base.path, run / "adapter", out / "merged", events)
-    return StageResult([*evidence, *check_readers(out / "merged", stop_ids)], facts)
+    evidence = [
+        *check_merged(base.path, run / "adapter", out / "merged", events, chosen.quantized),
+        *check_readers(out / "merged", stop_ids),
+        *chosen.evidence,
+    ]
+    return StageResult(evidence, {**facts, "merged_into": chosen.into})
 
 
 def merge(
@@ -53,12 +60,14 @@ def merge(
     dtype: str,
     events: Events,
     stop_ids: frozenset[int] = frozenset(),
+    quantized: QuantizedBase | None = None,
 ) -> dict[str, Any]:
     """Write the merged checkpoint into `merged_path`; what an earlier try of the same left there is taken up.
 
     Args:
         stop_ids: ids that end a turn, beside those that the base states.
         dtype: `bfloat16`, `float16`, or `auto`: the base's own if it is one of them, else the one that loses less.
+        quantized: what was trained over in fewer bits, to merge into that.
 
     Returns:
         What was done: dtype, the reason for it, and counts.
@@ -66,7 +75,7 @@ def merge(
     Raises:
         MergeError: base and adapter do not fit, or a result is not finite; nothing that looks finished is left behind.
     """
-    plan = plan_merge(base.path, adapter_path)
+    plan = plan_merge(base.path, adapter_path, quantized)
     with OpenMerge(plan) as opened:
         chosen, reason = choose_dtype(dtype, opened)
         shards = lay_out(plan, chosen)
@@ -88,5 +97,8 @@ def merge_key(plan: MergePlan, dtype: str, shards: list[Any]) -> str:
     sources = sorted({tensor.source.path for tensor in plan.tensors.values()})
     states = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in sources]
     adapter = [asdict(record_of_file(plan.adapter_path / name)) for name in (ADAPTER_FILE, CONFIG_FILE)]
+    packed = asdict(plan.quantized) if plan.quantized else None
     layout = [[shard.file, list(shard.tensors)] for shard in shards]
-    return sha256_of_json({"sources": states, "adapter": adapter, "dtype": dtype, "layout": layout})
+    return sha256_of_json(
+        {"sources": states, "adapter": adapter, "dtype": dtype, "layout": layout, "quantized": packed}
+    )

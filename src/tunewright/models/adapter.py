@@ -1,4 +1,4 @@
-"""A peft adapter on disk: its configuration, its tensors, and whether it is of a kind that can be merged.
+"""A peft adapter on disk, or weights that were trained whole: configuration, tensors, and whether they can be merged.
 
 Always: what cannot be merged exactly is refused by name, before anything is written.
 """
@@ -15,10 +15,10 @@ import torch
 from tunewright.artifacts import read_json
 from tunewright.errors import MergeError
 from tunewright.models.safetensors_file import StoredTensor, TensorReader, file_tensors
+from tunewright.models.whole import is_whole
 
 ADAPTER_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-PREFIX = "base_model.model."
 # Kinds of LoRA whose result is no single matrix, or not W + s·B·A.
 REFUSED = {
     "arrow_config": "it routes each token to its own matrices",
@@ -34,6 +34,7 @@ REFUSED = {
 # Ways to begin that leave the base as it was. The others (PiSSA, OLoRA, LoftQ, …) change it.
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 CACHED_FACTORS = 8
+BLOCK_ELEMENTS = 1 << 22
 
 
 @dataclass
@@ -56,6 +57,11 @@ class Adapter:
         self.config = read_json(self.directory / CONFIG_FILE)
         validate_kind(self.config, self.directory / CONFIG_FILE)
         self.tensors = file_tensors(self.directory / ADAPTER_FILE)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds every weight of the model, and not what is to be added to them."""
+        return is_whole(self.config)
 
     @property
     def where(self) -> str:
@@ -81,12 +87,21 @@ class Adapter:
                 self._cache.popitem(last=False)
             return factor
 
+    def is_finite(self, key: str) -> bool:
+        """Whether every number of a tensor is finite; a block is read at a time."""
+        tensor = self.tensors[key]
+        rows = max(BLOCK_ELEMENTS // max(tensor.row_elements, 1), 1)
+        blocks = (self._reader.read(tensor, n, min(n + rows, tensor.rows)) for n in range(0, tensor.rows, rows))
+        return all(bool(torch.isfinite(block).all()) for block in blocks)
+
     def is_zero(self, key: str) -> bool:
         return not bool(self.factor(key).any())
 
 
 def validate_kind(config: dict[str, Any], path: Path) -> None:
     """Raise `MergeError` that names what cannot be merged."""
+    if is_whole(config):
+        return
     if config.get("peft_type") != "LORA":
         raise MergeError(str(path), f"the adapter's peft_type is {config.get('peft_type')}", expected="LORA")
     for name, reason in REFUSED.items():

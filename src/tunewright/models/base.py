@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunewright.artifacts import sha256_of_file, sha256_of_json, write_json
+from tunewright.artifacts import read_json, sha256_of_file, sha256_of_json, write_json
 from tunewright.errors import ArtifactError, EnvironmentLackError, ModelError, ModelNotFoundError, RecipeError
 from tunewright.events import Events
 from tunewright.recipe import Bits, ModelKeys
@@ -276,9 +276,16 @@ def decoder_layers(model: Any) -> list[Any]:
 
 
 def load_adapted(base: Path, adapter: Path, dtype: Any, device: str, bits: Bits | None = None) -> Any:
-    """The base of a directory with the adapter of another beside it, as peft loads it from disk."""
+    """The base of a directory with what was trained in another: an adapter as peft loads it, or every weight."""
     from peft import PeftModel
 
+    from tunewright.models.adapter import ADAPTER_FILE, CONFIG_FILE
+    from tunewright.models.whole import is_whole, read_whole_weights
+
+    if is_whole(read_json(adapter / CONFIG_FILE)):
+        model = load_model(base, dtype, device)
+        read_whole_weights(adapter / ADAPTER_FILE, model)
+        return model
     with peft_warnings_silenced():
         return PeftModel.from_pretrained(load_model(base, dtype, device, bits=bits), str(adapter)).eval()
 

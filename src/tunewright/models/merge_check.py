@@ -17,9 +17,10 @@ from tunewright.artifacts import read_json
 from tunewright.events import Events
 from tunewright.evidence import Evidence, equal
 from tunewright.models.checkpoint_directory import merged_config, with_older_names
+from tunewright.models.dequantized import QuantizedBase
 from tunewright.models.merge_changes import Change, Lora
 from tunewright.models.merge_diagnosis import Scale, diagnose, displaced, few_elements
-from tunewright.models.merge_plan import OpenMerge, plan_merge
+from tunewright.models.merge_plan import MergePlan, OpenMerge, plan_merge
 from tunewright.models.safetensors_file import StoredTensor, TensorReader, stored_tensors
 from tunewright.parallel import threads_for_blocks
 
@@ -77,9 +78,11 @@ class Comparison:
         return [name for name in planned if name in self.found and planned[name].source.shape == self.found[name].shape]
 
 
-def check_merged(base_path: Path, adapter_path: Path, merged_path: Path, events: Events) -> list[Evidence]:
-    """Evidence that `merged_path` is the base with the adapter merged once, tensor by tensor."""
-    plan = plan_merge(base_path, adapter_path)
+def check_merged(
+    base_path: Path, adapter_path: Path, merged_path: Path, events: Events, quantized: QuantizedBase | None = None
+) -> list[Evidence]:
+    """Evidence that `merged_path` is the base, or what `quantized` makes of it, with the adapter merged once."""
+    plan = plan_merge(base_path, adapter_path, quantized)
     found = stored_tensors(merged_path)
     missing, extra = sorted(set(plan.tensors) - set(found)), sorted(set(found) - set(plan.tensors))
     with OpenMerge(plan) as merge, TensorReader() as reader:
@@ -91,7 +94,7 @@ def check_merged(base_path: Path, adapter_path: Path, merged_path: Path, events:
     return [
         equal("merged_tensor_names", len(missing) + len(extra), 0, names_detail(missing, extra)),
         equal("adapter_keys_used", plan.used_keys, plan.adapter_keys, "Each key of the adapter is used exactly once."),
-        equal("merged_tensors_exact", len(wrong), 0, wrong_detail(wrong, findings.reasons, len(touched))),
+        equal("merged_tensors_exact", len(wrong), 0, wrong_detail(wrong, findings.reasons, plan)),
         equal("untouched_tensors_identical", len(changed), 0, changed_detail(changed, findings.reasons, plan.tensors)),
         equal("tensors_not_finite", len(findings.not_finite), 0, ", ".join(sorted(findings.not_finite)[:3])),
         equal("adapter_changes_the_base", bool(findings.moved), True, f"{len(findings.moved)} tensors moved."),
@@ -168,13 +171,32 @@ def reason(comparison: Comparison, name: str) -> str:
     if twin := twin_of(comparison, name, found):
         return f"is {twin}: the two were exchanged"
     expected = merge.rounded(name, found.dtype)
+    if planned.packed and same_bits(without_bits(merge, name).to(found.dtype), found):
+        return "comes from the base as it is stored, not from the bits that were trained over"
     if planned.change is None:
-        return few_elements(expected, found) or displaced(expected, found) or "differs from the base"
-    weight = merge.reader.read(planned.source).float()
+        known = few_elements(expected, found) or displaced(expected, found)
+        return known or reason_unchanged(merge, name, found)
+    weight = merge.unchanged(name).float()
     return diagnose(weight, merge.rows(name) - weight, expected, found, scale_of(planned.change, merge))
 
 
-def scale_of(change: Change, merge: OpenMerge) -> Scale | None:
+def reason_unchanged(merge: OpenMerge, name: str, found: torch.Tensor) -> str:
+    """Why a tensor differs that should be the base's own, or wholly the adapter's."""
+    planned = merge.plan.tensors[name]
+    if planned.replaced_by is None:
+        return "differs from the dequantized base" if planned.packed else "differs from the base"
+    own = same_bits(merge.stored(name, found.dtype), found)
+    return "is the base's own, not what was trained" if own else "differs from what was trained"
+
+
+def without_bits(merge: OpenMerge, name: str) -> torch.Tensor:
+    """A tensor as it would be merged into the base as it is stored."""
+    planned = merge.plan.tensors[name]
+    weight = merge.reader.read(planned.source).float()
+    return weight if planned.change is None else planned.change.apply(weight, 0, merge.adapter.factor)
+
+
+def scale_of(change: Change | None, merge: OpenMerge) -> Scale | None:
     if not isinstance(change, Lora):
         return None
     return Scale(change.scale, merge.adapter.tensors[change.a_key].shape[0])
@@ -216,12 +238,13 @@ def names_detail(missing: list[str], extra: list[str]) -> str:
     return "; ".join(parts)
 
 
-def wrong_detail(wrong: set[str], reasons: dict[str, str], merged: int) -> str:
+def wrong_detail(wrong: set[str], reasons: dict[str, str], plan: MergePlan) -> str:
+    base, merged = "base" if plan.quantized is None else "dequantized base", len(plan.touched)
     if not wrong:
-        return f"{merged} merged tensors are what base and adapter give, rounded once, bit by bit."
+        return f"{merged} merged tensors are what {base} and adapter give, rounded once, bit by bit."
     known = [(name, reasons[name]) for name in sorted(wrong) if name in reasons]
     name, why = known[0] if known else (min(wrong), "differs")
-    count = f"{len(wrong)} of {merged} merged tensors are not what base and adapter give"
+    count = f"{len(wrong)} of {merged} merged tensors are not what {base} and adapter give"
     alike = len(known) > 1 and len({text for _, text in known}) == 1
     return f"{count}: each {why}." if alike else f"{count}: {name} {why}."
 

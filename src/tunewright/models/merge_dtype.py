@@ -15,14 +15,22 @@ def choose_dtype(dtype: str, merge: OpenMerge) -> tuple[torch.dtype, str]:
     """
     if dtype != "auto":
         return HALF_DTYPES[dtype], "The recipe asks for it."
-    of_base = [tensor for tensor in merge.plan.tensors.values() if tensor.replaced_by is None]
-    found = {tensor.source.dtype for tensor in of_base if tensor.is_touched} or {t.source.dtype for t in of_base}
+    found = dtypes_changed(merge)
     if len(found) == 1 and next(iter(found)) in HALF_DTYPES.values():
-        return next(iter(found)), "It is the base's own, so that every other tensor stays the base's byte by byte."
+        others = any(not tensor.is_touched for tensor in merge.plan.tensors.values())
+        kept = ", so that every other tensor stays the base's byte by byte" if others else ""
+        return next(iter(found)), f"It is the base's own{kept}."
     losses = {half: rounding_loss(half, merge) for half in HALF_DTYPES.values()}
     best = min(losses, key=lambda half: losses[half])
     shown = ", ".join(f"{str(half).removeprefix('torch.')} {loss:.3e}" for half, loss in losses.items())
     return best, f"It loses less to rounding (sum of squares: {shown})."
+
+
+def dtypes_changed(merge: OpenMerge) -> set[torch.dtype]:
+    """What the base keeps its matrices in that the adapter changes; where there are none, all of its tensors."""
+    of_base = [(tensor.is_touched, tensor.of_base) for tensor in merge.plan.tensors.values()]
+    changed = {each.dtype for touched, each in of_base if each and touched and len(each.shape) > 1}
+    return changed or {each.dtype for _, each in of_base if each}
 
 
 def rounding_loss(dtype: torch.dtype, merge: OpenMerge) -> float:

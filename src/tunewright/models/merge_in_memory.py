@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ModelError
+from tunewright.models.dequantized import QuantizedBase
 from tunewright.models.merge_plan import OpenMerge, plan_merge
 from tunewright.models.outline import read_outline
 
 
-def merged_in_float32(base_path: Path, adapter_path: Path, device: str) -> Any:
+def merged_in_float32(base_path: Path, adapter_path: Path, device: str, quantized: QuantizedBase | None = None) -> Any:
     """The base with the adapter merged as `merge` does it, loaded without a file between; four bytes a weight, twice.
 
     Raises:
@@ -18,7 +19,7 @@ def merged_in_float32(base_path: Path, adapter_path: Path, device: str) -> Any:
     import torch
     from transformers import AutoConfig
 
-    plan = plan_merge(base_path, adapter_path)
+    plan = plan_merge(base_path, adapter_path, quantized)
     model_class = type(read_outline(base_path, []).model)
     config = AutoConfig.from_pretrained(str(base_path), local_files_only=True)
     for key, value in plan.settings.items():

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from tunewright.errors import MergeError
-from tunewright.models.adapter import PREFIX, Adapter
+from tunewright.models.adapter import Adapter
+from tunewright.models.dequantized import QuantizedBase
 from tunewright.models.merge_changes import Change, Dora, EmbeddingLora, ExpertLora, Lora, TokenRows
 from tunewright.models.outline import Outline, Place, read_outline, require_known
 from tunewright.models.peft_layers import OTHER_BASE, AdapterLayers, plain, read_layers
 from tunewright.models.safetensors_file import StoredTensor, TensorReader, stored_tensors
+from tunewright.models.whole import PREFIX
 
 BLOCK_ELEMENTS = 1 << 20
 QUANTIZED_NAMES = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale", ".weight_scale_inv")
@@ -28,20 +30,33 @@ FULL_DTYPES = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """One tensor of the merged checkpoint: stored rows, of the base or of the adapter, and what changes them."""
+    """One tensor of the merged checkpoint: stored rows, of the base or of the adapter, and what changes them.
+
+    Attributes:
+        replaced_by: the adapter's key, if the rows are the adapter's.
+        replaced: the base's own tensor then, if it has this shape.
+        packed: the parameter's name, if the rows are those that come out of the bits that were trained over.
+    """
 
     source: StoredTensor
     change: Change | None = None
     replaced_by: str | None = None
+    replaced: StoredTensor | None = None
+    packed: str | None = None
+
+    @property
+    def of_base(self) -> StoredTensor | None:
+        """What stands in the base in this place, if that has this shape."""
+        return self.replaced if self.replaced_by is not None else self.source
 
     @property
     def is_touched(self) -> bool:
-        return self.change is not None or self.replaced_by is not None
+        return self.change is not None or self.replaced_by is not None or self.packed is not None
 
     @property
     def block_rows(self) -> int:
         """How many rows are worked on at once."""
-        if self.change is not None and not self.change.by_rows:
+        if self.packed is not None or (self.change is not None and not self.change.by_rows):
             return max(self.source.rows, 1)
         return max(BLOCK_ELEMENTS // max(self.source.row_elements, 1), 1)
 
@@ -60,6 +75,7 @@ class MergePlan:
         adapter_keys: how many tensors the adapter has; each is used.
         twin_keys: keys that only say again what others say.
         settings: keys of `config.json` that change with the weights.
+        quantized: what of the base was trained over in fewer bits, if the merge goes into that.
     """
 
     base_path: Path
@@ -68,6 +84,7 @@ class MergePlan:
     adapter_keys: int
     twin_keys: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
+    quantized: QuantizedBase | None = None
 
     @property
     def touched(self) -> list[str]:
@@ -103,10 +120,17 @@ class OpenMerge:
     def rows(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Rows of the merged tensor: exact in float32 where the adapter changes it, else as they are stored."""
         planned = self.plan.tensors[name]
-        stored = self.reader.read(planned.source, first, last)
+        weight = self.unchanged(name, first, last)
         if planned.change is None:
-            return stored
-        return planned.change.apply(stored.to(torch.float32), first, self.adapter.factor)
+            return weight
+        return planned.change.apply(weight.to(torch.float32), first, self.adapter.factor)
+
+    def unchanged(self, name: str, first: int = 0, last: int | None = None) -> torch.Tensor:
+        """Rows before the adapter changes them: as they are stored, or as they come out of fewer bits."""
+        planned = self.plan.tensors[name]
+        if planned.packed is None or self.plan.quantized is None:
+            return self.reader.read(planned.source, first, last)
+        return self.plan.quantized.dequantized(planned.packed, self.reader.read(planned.source))[first:last]
 
     def rounded(self, name: str, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
         """The same, rounded once to `dtype`; what is no floating point number stays what it is."""
@@ -115,12 +139,17 @@ class OpenMerge:
 
     def stored(self, name: str, dtype: torch.dtype, first: int = 0, last: int | None = None) -> torch.Tensor:
         """Rows as they would be without the adapter, rounded to `dtype`."""
-        rows = self.reader.read(self.plan.tensors[name].source, first, last)
+        planned = self.plan.tensors[name]
+        before = planned.replaced
+        rows = self.unchanged(name, first, last) if before is None else self.reader.read(before, first, last)
         return rows.to(dtype) if rows.dtype.is_floating_point else rows
 
 
-def plan_merge(base_path: Path, adapter_path: Path) -> MergePlan:
+def plan_merge(base_path: Path, adapter_path: Path, quantized: QuantizedBase | None = None) -> MergePlan:
     """Plan the merge of an adapter into a base.
+
+    Args:
+        quantized: what was trained over in fewer bits, to merge into that and not into the weights as they are stored.
 
     Raises:
         MergeError: they do not fit, or the base is quantized, or the adapter is of a kind that cannot be merged.
@@ -138,10 +167,15 @@ def plan_merge(base_path: Path, adapter_path: Path) -> MergePlan:
         heads = settle_heads(outline, layers, adapter)
         validate_effect(adapter, layers)
         tensors = planned_tensors(outline, layers, stored, adapter, heads.untied)
+        if adapter.is_whole:
+            validate_trained(adapter, tensors)
+        if quantized is not None:
+            tensors = with_packed(tensors, outline, quantized, adapter)
         settings: dict[str, Any] = {"tie_word_embeddings": False} if heads.untied else {}
         if vocab_size is not None:
             settings["vocab_size"] = vocab_size
-        return MergePlan(base_path, adapter_path, tensors, len(adapter.tensors), heads.twin_keys, settings)
+        keys = len(adapter.tensors)
+        return MergePlan(base_path, adapter_path, tensors, keys, heads.twin_keys, settings, quantized)
 
 
 def validate_not_quantized(base_path: Path, stored: dict[str, StoredTensor]) -> None:
@@ -159,7 +193,7 @@ def validate_not_quantized(base_path: Path, stored: dict[str, StoredTensor]) -> 
 
 def resized_vocabulary(outline: Outline, adapter: Adapter) -> int | None:
     """The size of the vocabulary, if the adapter brings an embedding of another size than the base's."""
-    if outline.embedding is None:
+    if outline.embedding is None or adapter.is_whole:
         return None
     rows = outline.model.get_parameter(outline.embedding).shape[0]
     for key, tensor in adapter.tensors.items():
@@ -224,7 +258,7 @@ def same_change(layers: AdapterLayers, embedding: str, head: str, adapter: Adapt
 def validate_effect(adapter: Adapter, layers: AdapterLayers) -> None:
     """Raise `MergeError` if the adapter holds a number that is not finite, or would change nothing."""
     for key in adapter.tensors:
-        if not bool(torch.isfinite(adapter.factor(key)).all()):
+        if not adapter.is_finite(key):
             raise MergeError(adapter.where, f"{key} has numbers that are not finite", mend="Train again.")
     changes = list(layers.changes.values())
     if not layers.replaced and all(isinstance(c, Lora | ExpertLora) and is_idle(c, adapter) for c in changes):
@@ -233,6 +267,21 @@ def validate_effect(adapter: Adapter, layers: AdapterLayers) -> None:
             f"the adapter changes nothing: B·A is zero in all of its {len(changes)} modules",
             mend="It was not trained, or it was saved before training: train again.",
         )
+
+
+def validate_trained(adapter: Adapter, tensors: dict[str, PlannedTensor]) -> None:
+    """Raise `MergeError` if weights that were trained whole are all the base's own."""
+    with TensorReader() as reader:
+        for planned in tensors.values():
+            for first, last in planned.blocks() if planned.replaced else ():
+                before = reader.read(planned.replaced or planned.source, first, last).float()
+                if not torch.equal(reader.read(planned.source, first, last).float(), before):
+                    return
+    raise MergeError(
+        adapter.where,
+        f"it changes nothing: all of its {len(adapter.tensors)} tensors are the base's own",
+        mend="It was not trained, or it was saved before training: train again.",
+    )
 
 
 def is_idle(change: Lora | ExpertLora, adapter: Adapter) -> bool:
@@ -257,6 +306,17 @@ def planned_tensors(
     return planned
 
 
+def with_packed(
+    tensors: dict[str, PlannedTensor], outline: Outline, quantized: QuantizedBase, adapter: Adapter
+) -> dict[str, PlannedTensor]:
+    """The same, with those tensors to come out of fewer bits that training kept in them."""
+    names = {place.parameter: name for name, place in outline.places.items() if place.expert is None}
+    if unknown := sorted(set(quantized.layers) - set(names)):
+        raise MergeError(str(adapter.directory), f"it was trained over {unknown[0]!r}, which the base has not")
+    of_base = {names[each]: each for each in quantized.layers if tensors[names[each]].replaced_by is None}
+    return {name: replace(tensor, packed=of_base.get(name)) for name, tensor in tensors.items()}
+
+
 def planned_tensor(
     name: str, stored: StoredTensor, place: Place, layers: AdapterLayers, adapter: Adapter
 ) -> PlannedTensor:
@@ -264,16 +324,26 @@ def planned_tensor(
     if key is None and change is None:
         return PlannedTensor(stored)
     require_known(name, place)
+    own: StoredTensor | None = None
     if key is not None:
-        if place.expert is not None:
-            raise MergeError(adapter.where, f"{key} replaces stacked experts, which are kept one by one in the base")
-        stored = adapter.tensors[key]
+        own, stored = stored, stacked_part(adapter.tensors[key], place)
+        own = own if own.shape == stored.shape else None
+        if own is None and place.expert is not None:
+            raise MergeError(adapter.where, f"a part of {key} has shape {list(stored.shape)}, unlike {name}")
     if change is None:
-        return PlannedTensor(stored, None, key)
+        return PlannedTensor(stored, None, key, own)
     if place.expert is not None:
         change = expert_part(name, stored, place, change)
     validate_shape(name, stored, change, adapter)
-    return PlannedTensor(stored, change, key)
+    return PlannedTensor(stored, change, key, own)
+
+
+def stacked_part(whole: StoredTensor, place: Place) -> StoredTensor:
+    """One expert's part of a stack, [experts, parts · out, in]; a tensor that is no stack is its own part."""
+    if place.expert is None:
+        return whole
+    part = replace(whole, shape=(whole.shape[1] // place.parts, *whole.shape[2:]))
+    return replace(part, offset=whole.offset + (place.expert * place.parts + place.part) * part.bytes)
 
 
 def expert_part(name: str, stored: StoredTensor, place: Place, change: Change) -> Change:

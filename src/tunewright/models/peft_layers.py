@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunewright.errors import MergeError
-from tunewright.models.adapter import CONFIG_FILE, PREFIX, Adapter
+from tunewright.models.adapter import CONFIG_FILE, Adapter
 from tunewright.models.merge_changes import BiasLora, Change, Dora, EmbeddingLora, ExpertLora, Lora, TokenRows
+from tunewright.models.whole import PREFIX
 
 NAME = "default"
 OTHER_BASE = "Merge into the base it was trained on."
@@ -58,6 +59,8 @@ def read_layers(model: Any, adapter: Adapter) -> AdapterLayers:
         MergeError: a key is left over or missing on either side, a shape does not fit, or a layer is of a kind that
             cannot be merged; the message names it.
     """
+    if adapter.is_whole:
+        return _read_whole(model, adapter)
     parameters = set(model.state_dict())
     attached = _attach(model, adapter)
     layers = AdapterLayers()
@@ -66,6 +69,19 @@ def read_layers(model: Any, adapter: Adapter) -> AdapterLayers:
     expected = _expected_shapes(attached)
     _read_other_keys(adapter, expected, parameters, layers)
     _validate_keys(adapter, expected, layers)
+    return layers
+
+
+def _read_whole(model: Any, adapter: Adapter) -> AdapterLayers:
+    """Every parameter is replaced; one that stands in the model under several names has one key."""
+    keys: dict[int, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    layers = AdapterLayers()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        key = keys.setdefault(id(parameter), f"{PREFIX}{name}")
+        shapes[key] = tuple(parameter.shape)
+        layers.replaced[name] = key
+    _validate_keys(adapter, shapes, layers)
     return layers
 
 

@@ -7,6 +7,7 @@ Always: a row gives the same whatever it is computed with, and in training what 
 training alone. What came out of loading is counted, never believed.
 """
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -61,9 +62,38 @@ def quantized_layers(model: Any) -> Iterator[Any]:
     return (module for module in model.modules() if isinstance(module, (Linear4bit, Linear8bitLt)))
 
 
+def pack(weight: torch.Tensor, bits: Bits, device: str) -> torch.nn.Parameter:
+    """A weight [out, in] as loading packs it for `quantization_config`."""
+    from bitsandbytes.nn import Int8Params, Params4bit
+
+    if bits == 8:
+        whole: Any = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
+    else:
+        whole = Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+    packed: torch.nn.Parameter = whole.to(device)
+    return packed
+
+
+def packed_sha256(weight: Any) -> str:
+    """SHA-256 of a packed weight: of all that unpacking it depends on beside tables that all layers share."""
+    state = getattr(weight, "quant_state", None)
+    tensors = packed_parts(weight)
+    if state is not None and state.nested:
+        tensors.append(state.offset)
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return digest.hexdigest()
+
+
 def packed_tensors(layer: Any) -> list[torch.Tensor]:
-    """What a layer keeps of its weight: the packed numbers and their scales, without tables that all layers share."""
-    weight, state = layer.weight, getattr(layer.weight, "quant_state", None)
+    """What a layer keeps of its weight; nothing where it is whole."""
+    return packed_parts(layer.weight)
+
+
+def packed_parts(weight: Any) -> list[torch.Tensor]:
+    """The packed numbers of a weight and their scales, without tables that all layers share."""
+    state = getattr(weight, "quant_state", None)
     if state is not None:
         return [weight.data, state.absmax, state.state2.absmax] if state.nested else [weight.data, state.absmax]
     return [weight.data, weight.SCB] if getattr(weight, "SCB", None) is not None else []
@@ -113,16 +143,20 @@ def compute_unpacked(model: Any, dtype: torch.dtype) -> None:
 
 def unpacked(layer: Any) -> torch.Tensor:
     """A packed layer's weight [out, in] in the dtype that the layer computes in."""
+    return unpack(layer.weight, layer.unpacked_dtype)
+
+
+def unpack(weight: Any, dtype: torch.dtype) -> torch.Tensor:
+    """A packed weight [out, in] in `dtype`."""
     from bitsandbytes import functional
 
-    weight = layer.weight
     state = getattr(weight, "quant_state", None)
     found: torch.Tensor
     if state is not None:
         found = functional.dequantize_4bit(weight.data, state)
     else:
         found = functional.int8_vectorwise_dequant(weight.data, weight.SCB)
-    return found.to(layer.unpacked_dtype)
+    return found.to(dtype)
 
 
 def _forward(layer: Any, x: torch.Tensor) -> torch.Tensor:

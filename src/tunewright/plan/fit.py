@@ -58,8 +58,8 @@ def find_fit(config: PlanKeys, predict: Predict, budget_bytes: int, longest: int
 
 
 def with_fewer_bits(config: PlanKeys) -> list[PlanKeys]:
-    """The recipe as it is, then with the base in 8 and in 4 bits, as far as these are fewer; DoRA needs it whole."""
-    fewer = [] if config.use_dora else [bits for bits in (8, 4) if bits < (config.bits or 16)]
+    """The recipe as it is, then with the base in 8 and in 4 bits, if these are fewer; DoRA and `full` need it whole."""
+    fewer = [] if config.use_dora or config.is_full else [bits for bits in (8, 4) if bits < (config.bits or 16)]
     packed = [{"load_in_8bit": bits == 8, "load_in_4bit": bits == 4} for bits in fewer]
     return [config, *(config.model_copy(update=keys) for keys in packed)]
 

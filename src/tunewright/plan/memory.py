@@ -1,4 +1,4 @@
-"""The peak memory of one LoRA training step, predicted without weights and without the device.
+"""The peak memory of one training step, predicted without weights and without the device.
 
 In goes a model configuration, the dtypes, the recipe and the rows of one step with their layout. The real
 architecture is built on fake tensors (shape, dtype and device, but no data), the step that training makes is run on
@@ -194,12 +194,12 @@ def predict_peak_bytes(
     step: Step,
     device: Device = "cpu",
 ) -> MemoryPrediction:
-    """The peak memory of one step `forward, backward, clip_grad_norm_, optimizer` of a LoRA on a frozen base.
+    """The peak memory of one step `forward, backward, clip_grad_norm_, optimizer` of what the recipe trains.
 
     Args:
         config: the base's configuration; it is not changed.
         keys: the recipe: the adapter's shape, the optimizer, checkpointing (`use_reentrant=False`), the base's bits.
-        base_dtype: the dtype in which the frozen weights are held.
+        base_dtype: the dtype in which the base's weights are held.
         compute_dtype: the dtype of autocast if it differs from `base_dtype`; the same dtype means no autocast.
         adapter_dtype: the dtype of the adapter, its gradients and its optimizer state.
         step: the rows and their layout.
@@ -216,7 +216,7 @@ def predict_peak_bytes(
     vocab_size = config.get_text_config().vocab_size
     log = StorageLog(vocab_size)
     try:
-        model = _meta_lora_model(config, keys, base_dtype)
+        model = _meta_model(config, keys, base_dtype)
         with FakeTensorMode(allow_non_fake_inputs=True), _unpacked_positions():
             if keys.bits:
                 pack_without_data(model, base_dtype, traced)
@@ -227,7 +227,7 @@ def predict_peak_bytes(
             fuse_lora_layers(model)
             model.train()
             optimizer = _optimizer_with_state(model, keys, device)
-            _label_parts(model, optimizer, log)
+            _label_parts(model, optimizer, log, "weights" if keys.is_full else "adapter")
             layout = Layout(model, step.kind, traced, step.batch_size, step.budget, step.keeps_prefix)
             with log:
                 _run_step(layout, step.rows, optimizer, _autocast(traced, autocast_dtype))
@@ -254,13 +254,15 @@ _UNTRACEABLE = (
 )
 
 
-def _meta_lora_model(config: PretrainedConfig, keys: TrainKeys, base_dtype: torch.dtype) -> Any:
-    """The base with its adapter, all parameters and buffers on the meta device."""
+def _meta_model(config: PretrainedConfig, keys: TrainKeys, base_dtype: torch.dtype) -> Any:
+    """The base, with an adapter unless it is trained whole, all parameters and buffers on the meta device."""
     lora = lora_config(keys, lora_dropout=0.0, init_lora_weights=False)
     with torch.device("meta"):
         base = _meta_base(config, base_dtype)
         if keys.bits:
             outline_quantized(base, keys.bits, base_dtype)
+        if keys.is_full:
+            return base
         return with_adapter(base, lora, autocast_adapter_dtype=False, low_cpu_mem_usage=True)
 
 
@@ -309,10 +311,10 @@ def _optimizer_with_state(model: Any, keys: TrainKeys, device: Device) -> torch.
     return optimizer
 
 
-def _label_parts(model: Any, optimizer: torch.optim.Optimizer, log: StorageLog) -> None:
-    """Tell `log` what is there before the step, and let it know gradients as they come."""
+def _label_parts(model: Any, optimizer: torch.optim.Optimizer, log: StorageLog, trained: str) -> None:
+    """Tell `log` what is there before the step, the trained part by its name, and of gradients as they come."""
     for parameter in model.parameters():
-        log.label(parameter, "adapter" if parameter.requires_grad else "weights")
+        log.label(parameter, trained if parameter.requires_grad else "weights")
         if parameter.requires_grad:
             parameter.register_post_accumulate_grad_hook(lambda p: log.label(p.grad, "gradients"))
     for layer in quantized_layers(model):

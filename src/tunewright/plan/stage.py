@@ -68,7 +68,8 @@ def plan_for(
         beside = plan["breakdown"].get("context", 0)
         fit = planner.find_fit(plan["budget_bytes"] - beside)
         plan["changes"] = fit.changes if fit else []
-    seconds = None if card_bytes else seconds_per_step(plan, planner.base.path, supervised_tokens(planner.rows))
+    operations = step_operations(config, plan, planner.base.path, supervised_tokens(planner.rows))
+    seconds = None if card_bytes else seconds_of(operations, plan)
     plan["seconds_per_step"] = seconds
     plan["seconds"] = round(seconds * plan["optimizer_steps"], 1) if seconds else None
     return StageResult(check_plan(plan, fit), plan)
@@ -107,7 +108,7 @@ class Planner:
         prediction = predict_peak_bytes(
             self.base_config,
             changed,
-            base_dtype=getattr(torch, self.dtype),
+            base_dtype=getattr(torch, changed.weights_dtype(self.dtype)),
             compute_dtype=getattr(torch, self.dtype),
             step=largest_step(changed, self.rows, planned, limit),
             device=self.device,
@@ -224,15 +225,19 @@ def memory_budget_bytes(text: str | None, device: str) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def seconds_per_step(plan: dict[str, Any], base_path: Path, supervised: int) -> float:
-    """Seconds of an optimizer step, from its floating-point operations and a matrix product timed on this machine.
-
-    A LoRA step costs four operations per weight of a linear layer and token: two forward, and two for the gradients of
-    activations (there are none for frozen weights). The output layer sees supervised tokens alone.
+def step_operations(config: PlanKeys, plan: dict[str, Any], base_path: Path, supervised: int) -> float:
+    """Floating-point operations of an optimizer step, per weight of a linear layer and token: two forward, two for the
+    gradients of activations, and two for those of weights, where these are trained. The output layer sees supervised
+    tokens alone.
     """
     body, head = linear_parameters(base_path)
-    operations = 4 * (plan["tokens_per_epoch"] * body + supervised * head) / plan["steps_per_epoch"]
-    return round(float(operations) / (EFFICIENCY * matmul_flops(plan["dtype"], plan["device"])), 3)
+    per_weight = 6 if config.is_full else 4
+    return float(per_weight * (plan["tokens_per_epoch"] * body + supervised * head) / plan["steps_per_epoch"])
+
+
+def seconds_of(operations: float, plan: dict[str, Any]) -> float:
+    """How long so many operations take, by a matrix product timed on this machine."""
+    return round(operations / (EFFICIENCY * matmul_flops(plan["dtype"], plan["device"])), 3)
 
 
 def linear_parameters(base_path: Path) -> tuple[int, int]:

@@ -99,7 +99,8 @@ def front_matter(contents: Contents, place: Place) -> str:
     stated |= license_of(contents)
     if named := hub_data_sets(contents.recipe.get("data") or []):
         stated["datasets"] = named
-    tags = [*(["gguf"] if place.gguf() else []), "lora", "conversational", "tunewright"]
+    kinds = [*(["gguf"] if place.gguf() else []), *([] if is_full(contents) else ["lora"])]
+    tags = [*kinds, "conversational", "tunewright"]
     stated |= {"pipeline_tag": "text-generation", "library_name": place.library, "tags": tags}
     return f"---\n{yaml.safe_dump(stated, sort_keys=False)}---"
 
@@ -111,9 +112,15 @@ def hub_data_sets(names: list[str]) -> list[str]:
 
 def heading(contents: Contents, place: Place) -> str:
     name, base = contents.certificate["name"], base_name(contents)
-    made = f"# {name}\n\nA fine-tune of `{base}` with LoRA, proven step by step. Made with tunewright."
+    way = "of every weight" if is_full(contents) else "with LoRA"
+    made = f"# {name}\n\nA fine-tune of `{base}` {way}, proven step by step. Made with tunewright."
     note = f"\n\n{EMBEDDED_NOTE}" if model_of(contents) in HUB_NAMES else ""
     return f"{made}{note}\n\n**{verdict_sentence(contents.certificate)}**"
+
+
+def is_full(contents: Contents) -> bool:
+    """Whether every weight was trained."""
+    return bool(contents.facts("train").get("finetuning_type") == "full")
 
 
 def facts(contents: Contents, place: Place) -> str:

@@ -17,7 +17,7 @@ OPTIMIZER_KEYS = ("learning_rate", "lr_scheduler_type", "warmup_ratio", "weight_
 
 
 def trained_view(contents: Contents) -> View:
-    """Groups of (name, value, note) about base, data, adapter, optimizer, machine and versions."""
+    """Groups of (name, value, note) about base, data, what was trained, optimizer, machine and versions."""
     train = contents.manifest("train").facts
     plan = contents.json("plan", "plan.json")
     training = contents.json("train", "adapter/training.json")
@@ -26,7 +26,7 @@ def trained_view(contents: Contents) -> View:
     return {
         "groups": [
             ("Base and data", _base_rows(contents, base, training)),
-            ("Adapter and optimizer", [*_recipe_rows(recipe, LORA_KEYS), *_recipe_rows(recipe, OPTIMIZER_KEYS)]),
+            _trained_rows(recipe),
             ("Machine and layout", _machine_rows(plan, training, train)),
             ("Versions", [(name, str(version), "") for name, version in (train.get("versions") or {}).items()]),
         ]
@@ -49,6 +49,13 @@ def _base_rows(contents: Contents, base: View, training: View) -> list[tuple[str
         ),
         ("trained parameters", numbers.count(trainable), f"{numbers.percent(trainable / total)} of {total:,}"),
     ]
+
+
+def _trained_rows(recipe: View) -> tuple[str, list[tuple[str, str, str]]]:
+    optimizer = _recipe_rows(recipe, OPTIMIZER_KEYS)
+    if recipe.get("finetuning_type") == "full":
+        return "Optimizer", [("trained", "every weight", "finetuning_type full"), *optimizer]
+    return "Adapter and optimizer", [*_recipe_rows(recipe, LORA_KEYS), *optimizer]
 
 
 def _recipe_rows(recipe: View, keys: tuple[str, ...]) -> list[tuple[str, str, str]]:

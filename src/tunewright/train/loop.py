@@ -69,11 +69,11 @@ class Samples:
 
 
 class Trainer:
-    """Trains the adapter that is attached to `model`.
+    """Trains what of `model` takes gradients: its adapter, or every weight.
 
     Args:
         config: the recipe's section.
-        model: the base with its adapter, in training mode where dropout is wanted.
+        model: the base with its adapter, or to be trained itself.
         accelerator: where and in what precision the model computes.
         layout: how losses are computed.
         train, evaluation: proven rows.
@@ -110,7 +110,7 @@ class Trainer:
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = open_optimizer(config, self.parameters, torch.device(layout.device).type)
         self.log = TrainingLog()
-        self.loss_scale = FIRST_LOSS_SCALE if model.dtype == torch.float16 else 1.0
+        self.loss_scale = FIRST_LOSS_SCALE if accelerator.mixed_precision == "fp16" else 1.0
         self.speed = Speed()
         self.splits = 0
 

@@ -1,15 +1,16 @@
-"""The adapter: attach it to a base, read and write its weights under peft's names."""
+"""What is trained: an adapter on a base, or every weight; made ready, read and written under peft's names."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from tunewright.errors import TrainingError
 from tunewright.models.base import with_adapter
 from tunewright.models.lora import lora_config
+from tunewright.models.whole import put_whole_weights, whole_config, whole_weights
 from tunewright.recipe import TrainKeys
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -25,10 +26,21 @@ def attach_adapter(model: Any, config: TrainKeys) -> Any:
     return with_adapter(model, lora_config(config))
 
 
+def make_trainable(model: Any, config: TrainKeys) -> Any:
+    """`model` with what the recipe trains: all of its weights, or a new adapter."""
+    return model.requires_grad_(True) if config.is_full else attach_adapter(model, config)
+
+
+def is_adapted(model: Any) -> bool:
+    return hasattr(model, "peft_config")
+
+
 def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by peft's names, on the CPU."""
+    """What is trained, by peft's names, on the CPU: the adapter's tensors, or every weight."""
     from peft import get_peft_model_state_dict
 
+    if not is_adapted(model):
+        return whole_weights(model)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in sorted(state.items())}
 
@@ -36,24 +48,26 @@ def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
 def set_adapter_weights(model: Any, weights: dict[str, torch.Tensor]) -> None:
     from peft import set_peft_model_state_dict
 
+    if not is_adapted(model):
+        put_whole_weights(model, weights.items(), "checkpoint")
+        return
     result = set_peft_model_state_dict(model, weights)
     if result.unexpected_keys:
         raise TrainingError("adapter", f"the model has no place for {result.unexpected_keys[:3]}")
 
 
 def write_adapter(directory: Path, model: Any, base_name: str) -> None:
-    """Write the adapter in peft's format; the same weights give the same bytes."""
+    """Write what was trained, an adapter in peft's format; the same weights give the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
-    config = model.peft_config["default"].to_dict()
-    config["base_model_name_or_path"] = base_name
-    config["inference_mode"] = True
-    if not isinstance(config["target_modules"], str):
-        config["target_modules"] = sorted(config["target_modules"])
+    config = peft_config(model, base_name) if is_adapted(model) else whole_config(base_name)
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     (directory / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
     save_file(adapter_weights(model), directory / ADAPTER_FILE, metadata={"format": "pt"})
 
 
-def read_adapter_weights(directory: Path) -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = load_file(directory / ADAPTER_FILE)
-    return weights
+def peft_config(model: Any, base_name: str) -> dict[str, Any]:
+    """The adapter's configuration as it is written."""
+    config: dict[str, Any] = model.peft_config["default"].to_dict()
+    if not isinstance(config["target_modules"], str):
+        config["target_modules"] = sorted(config["target_modules"])
+    return {**config, "base_model_name_or_path": base_name, "inference_mode": True}

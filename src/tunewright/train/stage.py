@@ -1,10 +1,12 @@
-"""Train: proven rows in, an adapter and its canaries out.
+"""Train: proven rows in, an adapter or every weight out, and its canaries.
 
 In: `tokens/`, `data/eval.jsonl`, `plan.json` and the base.
 Out, below `adapter/`: the adapter in peft's format, `training.json` (every step and evaluation), `canaries.json`,
 `base.json` (the hash of each of the base's files and tensors); `canaries_quantized.json` where the base was packed.
+Where every weight was trained, these stand in the adapter's place, in float32 (`models/whole.py`).
 Always: the same inputs give the same adapter bit by bit on the same machine, interrupted or not. `canaries.json` is
-what the adapter says over the base as it is stored, which is what is merged and served.
+what the adapter says over the base as it is stored; of a base that was packed `quantized_base.json` says which of the
+two the adapter is merged into.
 """
 
 import gc
@@ -35,9 +37,9 @@ from tunewright.engines.canaries import (
     CANARIES,
     CANARY_BATCH,
     QUANTIZED_CANARIES,
-    TOP_K,
     Canary,
     record_canaries,
+    write_canaries,
 )
 from tunewright.engines.hf import HFEngine, open_supervisor
 from tunewright.errors import EnvironmentLackError, RenderError, TrainingError
@@ -47,14 +49,15 @@ from tunewright.layouts.fused_lora import fuse_lora_layers
 from tunewright.layouts.layout import LAYOUT_FAILURES, Layout, plain_loss
 from tunewright.layouts.loss import causal_lm
 from tunewright.models.base import Base, find_base, load_model
+from tunewright.models.dequantized import QuantizedBase, record_quantized, write_choice
 from tunewright.models.liger import use_liger_kernels
 from tunewright.models.quantized import QuantizedWeights, count_quantized, validate_as_planned
 from tunewright.models.tensors import tensor_hashes
-from tunewright.recipe import Bits, TrainKeys
+from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import MadeFrom, TrainingLog
 from tunewright.train.loop import Samples, Trainer, is_out_of_memory
-from tunewright.train.lora import attach_adapter, write_adapter
-from tunewright.train.original import open_original
+from tunewright.train.lora import make_trainable, write_adapter
+from tunewright.train.original import open_original, prove_over_both
 from tunewright.train.ranks import TRAIN, Ranks, open_ranks, shard_layers
 from tunewright.train.speed import peak_memory_bytes
 
@@ -75,12 +78,14 @@ class Trained:
         log: every step and evaluation.
         canaries: what the model said while it was in memory.
         evidence, facts: for the manifest.
+        quantized: what of the base was packed, if it was.
     """
 
     log: TrainingLog
     canaries: list[Canary]
     evidence: list[Evidence]
     facts: dict[str, Any]
+    quantized: QuantizedBase | None
 
 
 def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> StageResult:
@@ -92,16 +97,17 @@ def run(config: TrainKeys, run: RunDirectory, out: Path, events: Events) -> Stag
     trained = train_adapter(config, run, out / "adapter", base, plan, supervisor, events, ranks)
     write_base(out / "adapter" / "base.json", base)
     canaries, evidence = trained.canaries, trained.evidence
-    if config.bits:
+    if trained.quantized:
         gc.collect()
         write_canaries(out / "adapter" / QUANTIZED_CANARIES, canaries, plan["dtype"], config.bits)
-        evaluation = list(TokenRows(run / "tokens" / "eval.safetensors"))
+        rows = list(TokenRows(run / "tokens" / "eval.safetensors"))
         original = open_original(base.path, out / "adapter", plan, supervisor)
-        events.note("Recording the canaries again with the base as it is stored, which is what is merged.")
+        events.note("Recording the canaries again with the base as it is stored.")
         loss = trained.log.kept_evaluation["eval_loss"]
-        evidence += original.compare(canaries, evaluation, loss, config)
-        canaries = original.record(canaries, config.canary_tokens)
-    write_canaries(out / "adapter" / CANARIES, canaries, plan["dtype"], None)
+        canaries, found, choice = prove_over_both(original, trained.quantized, canaries, rows, loss, config)
+        write_choice(out / "adapter", trained.quantized, choice.as_json())
+        evidence += found
+    write_canaries(out / "adapter" / CANARIES, canaries, config.weights_dtype(plan["dtype"]), None)
     shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
     return StageResult(evidence, trained.facts)
 
@@ -126,6 +132,7 @@ def train_adapter(
     write_log(directory / "training.json", log, model, plan)
     facts = {
         "base": base.name,
+        "finetuning_type": config.finetuning_type,
         "bits": config.bits,
         "layout": layout.kind,
         **trainer.speed.as_json(),
@@ -137,7 +144,8 @@ def train_adapter(
     }
     evidence = [*training.evidence, *check_training(log)]
     canaries = held_out_canaries(config, model, training.engine, held_out_conversations(run), events)
-    return Trained(log, canaries, evidence, facts)
+    quantized = record_quantized(model, config.bits, plan["dtype"], plan["device"]) if config.bits else None
+    return Trained(log, canaries, evidence, facts, quantized)
 
 
 @dataclass(frozen=True)
@@ -195,12 +203,12 @@ def takes_every_pass(config: TrainKeys, ranks: Ranks) -> bool:
 
 
 def load_trainable(config: TrainKeys, base: Base, plan: dict[str, Any], ranks: Ranks) -> tuple[Any, list[Evidence]]:
-    """The base in the planned dtype and bits with a new adapter, ready for the loop, and evidence of what is packed."""
-    dtype, sharded = getattr(torch, plan["dtype"]), config.fsdp and ranks.count > 1
+    """The base in the planned dtype and bits, ready for the loop, and evidence of what is packed."""
+    dtype, sharded = getattr(torch, config.weights_dtype(plan["dtype"])), config.fsdp and ranks.count > 1
     device = "cpu" if sharded else plan["device"]
     model = load_model(base.path, dtype, device, config.trust_remote_code, config.bits)
     evidence = check_packed(base, count_quantized(model), plan) if config.bits else []
-    model = attach_adapter(model, config)
+    model = make_trainable(model, config)
     fuse_lora_layers(model)
     if sharded:
         shard_layers(model, plan["device"])
@@ -369,14 +377,6 @@ def held_out_canaries(
     return record_canaries(engine, prompts, config.canary_tokens)
 
 
-def write_canaries(path: Path, canaries: list[Canary], dtype: str, bits: Bits | None) -> None:
-    """Write what was said over a base in `dtype`, of which the linear layers were kept in `bits`, if in fewer."""
-    if not canaries:
-        raise TrainingError("canaries", "no held-out conversation gave an answer")
-    entries = [canary.as_json() for canary in canaries]
-    write_json(path, {"top_k": TOP_K, "dtype": dtype, "bits": bits, "canaries": entries})
-
-
 def parameter_counts(model: Any) -> dict[str, int]:
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return {"trainable_parameters": trainable, "total_parameters": sum(p.numel() for p in model.parameters())}
@@ -388,7 +388,7 @@ def best_eval_loss(evaluations: list[dict[str, Any]]) -> float | None:
 
 
 def check_training(log: TrainingLog) -> list[Evidence]:
-    """That the adapter learned: gradients flowed, and the held-out loss fell and did not climb back."""
+    """That something was learned: gradients flowed, and the held-out loss fell and did not climb back."""
     zero = sum(entry["grad_norm"] == 0 for entry in log.steps)
     evidence = [at_most("steps_without_gradient", zero, 0, f"Of {len(log.steps)} optimizer steps.")]
     losses = [entry["eval_loss"] for entry in log.evaluations if entry["eval_loss"] is not None]

@@ -12,7 +12,7 @@ from tunewright.artifacts import RunDirectory, read_json
 from tunewright.chat.conversation import Message
 from tunewright.chat.supervise import Supervisor
 from tunewright.chat.trained import trained_template
-from tunewright.engines.canaries import CANARY_BATCH, Canary, canary_from_json, record_canaries
+from tunewright.engines.canaries import CANARY_BATCH, Canary, canary_from_json, held_to, record_canaries
 from tunewright.engines.hf import open_hf_engine, open_supervisor
 from tunewright.engines.interface import TextEngine
 from tunewright.engines.served import NOT_DECODED, Departure, Served, ask, departure_of, differs_clearly, divergences
@@ -83,7 +83,7 @@ def check_endpoint(config: VerifyKeys, run: RunDirectory, engine: TextEngine, ev
 
 def validate_recorded(run: RunDirectory) -> None:
     """Raise `ArtifactError` if the canaries or the template are not what the run recorded."""
-    for stage, name in (("train", "adapter/canaries.json"), ("render", "tokens/template.json")):
+    for stage, name in (("train", f"adapter/{held_to(run).name}"), ("render", "tokens/template.json")):
         changed = [text for text in run.differences(run.require_manifest(stage)) if text.startswith(f"{name} ")]
         if changed:
             raise ArtifactError(str(run / name), changed[0], mend="Without what was recorded nothing can be compared.")
@@ -92,7 +92,7 @@ def validate_recorded(run: RunDirectory) -> None:
 def ask_all(run: RunDirectory, config: VerifyKeys, engine: TextEngine, events: Events) -> Answers:
     base = find_base(config, events)
     supervisor = open_supervisor(base.path, base.name, trained_template(run))
-    canaries = [canary_from_json(item) for item in read_json(run / "adapter/canaries.json")["canaries"]]
+    canaries = [canary_from_json(item) for item in read_json(held_to(run))["canaries"]]
     progress = events.progress("canaries", len(canaries))
     served = []
     for canary in canaries:
@@ -245,7 +245,7 @@ def check_system_prompt_given(
     """That a chat without a system message gets the trained one from the server."""
     base = find_base(config)
     supervisor = open_supervisor(base.path, base.name, trained_template(run))
-    first = canary_from_json(read_json(run / "adapter/canaries.json")["canaries"][0])
+    first = canary_from_json(read_json(held_to(run))["canaries"][0])
     rest = tuple(message for message in first.prompt.messages if message.role != "system")
     if system is None or rest == first.prompt.messages:
         return []

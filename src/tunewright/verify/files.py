@@ -9,6 +9,7 @@ from tunewright.errors import TunewrightError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, equal, failed
 from tunewright.models.base import Base, generation_stop_ids, load_tokenizer, stop_token_ids
+from tunewright.models.dequantized import base_of_merge
 from tunewright.models.gguf_file import check_gguf, first_difference, read_gguf_facts
 from tunewright.models.merge_check import check_base, check_merged
 from tunewright.models.tensors import tensor_hashes
@@ -30,11 +31,11 @@ def check_files(run: RunDirectory, base: Base, events: Events) -> list[Evidence]
     template = read_json(run / "tokens" / "template.json")
     stop_ids = frozenset(template["stop_ids"])
     recorded = read_json(run / "adapter" / "base.json")
-    merged = run / "merged"
+    adapter, merged = run / "adapter", run / "merged"
     evidence = [
         *attempt("base_unchanged", lambda: [check_base(recorded, base.files, tensor_hashes(base.path))]),
         *attempt("adapter_unchanged", lambda: [check_adapter(run)]),
-        *attempt("merge_exact", lambda: check_merged(base.path, run / "adapter", merged, events)),
+        *attempt("merge_exact", lambda: check_merged(base.path, adapter, merged, events, base_of_merge(run))),
         *attempt("tokenizer_same", lambda: check_tokenizer(base.path, merged, template["chat_template"], stop_ids)),
     ]
     for path in sorted((run / "export").glob("*.gguf")):

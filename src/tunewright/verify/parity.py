@@ -12,13 +12,13 @@ from tunewright.chat.degenerate import is_degenerate
 from tunewright.chat.template import ChatTemplate
 from tunewright.chat.trained import trained_template
 from tunewright.engines.canaries import (
-    CANARIES,
     CANARY_BATCH,
     QUANTIZED_CANARIES,
     Canary,
     Parity,
     canary_from_json,
     compare_with_canaries,
+    held_to,
 )
 from tunewright.engines.hf import HFEngine, open_hf_engine, open_supervisor
 from tunewright.engines.interface import Engine
@@ -26,6 +26,7 @@ from tunewright.engines.llama_cpp import LlamaCppEngine
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_least, at_most, fact, failed
 from tunewright.models.base import Base, compute_device, load_adapted, whole_device
+from tunewright.models.dequantized import QuantizedBase, base_of_merge
 from tunewright.models.merge_in_memory import merged_in_float32
 from tunewright.recipe import Bits, VerifyKeys
 
@@ -36,14 +37,15 @@ RECORDED_APART = "what the trained adapter said over the base as it is stored (i
 
 def compare_artifacts(config: VerifyKeys, run: RunDirectory, base: Base, events: Events) -> dict[str, Any]:
     """Each artifact against the recorded canaries; the content of `verify.json`."""
-    dtype, canaries = read_canaries(run / "adapter" / CANARIES)
-    candidates = candidate_engines(config, run, base, dtype, canaries)
+    dtype, canaries = read_canaries(held_to(run))
+    quantized = base_of_merge(run)
+    candidates = candidate_engines(config, run, base, dtype, canaries, quantized)
     progress = events.progress("engines", len(candidates))
     entries, answers = [], {}
     against = RECORDED
     if (run / "adapter" / QUANTIZED_CANARIES).is_file():
         entries.append(compare_quantized(config, run, base) | {"against": RECORDED})
-        against = RECORDED_APART
+        against = RECORDED if quantized else RECORDED_APART
     for label, (limits, open_engine) in candidates.items():
         parity = compare_with(open_engine, canaries)
         answers[parity.engine] = parity.answers
@@ -83,9 +85,17 @@ def exact_limits(config: VerifyKeys) -> Limits:
 
 
 def candidate_engines(
-    config: VerifyKeys, run: RunDirectory, base: Base, dtype: torch.dtype, canaries: list[Canary]
+    config: VerifyKeys,
+    run: RunDirectory,
+    base: Base,
+    dtype: torch.dtype,
+    canaries: list[Canary],
+    quantized: QuantizedBase | None,
 ) -> dict[str, tuple[Limits, Callable[[], Engine]]]:
-    """What is compared, by artifact: the limits, and how to open its engine. One is open at a time."""
+    """What is compared, by artifact: the limits, and how to open its engine. One is open at a time.
+
+    Where the merge went into what was `quantized`, the adapter over the base as it is stored says nothing of it.
+    """
     exact = exact_limits(config)
     rounded = {**exact, "top1_agreement": config.merged_top1_limit, "mean_kl": config.merged_kl_limit}
     gguf = {
@@ -94,11 +104,12 @@ def candidate_engines(
         "mean_kl": config.gguf_kl_limit,
     }
     template = trained_template(run)
-    candidates: dict[str, tuple[Limits, Callable[[], Engine]]] = {
-        "adapter": (exact, lambda: open_adapter(base, run / "adapter", dtype, template)),
-    }
+    adapter = run / "adapter"
+    candidates: dict[str, tuple[Limits, Callable[[], Engine]]] = {}
+    if quantized is None:
+        candidates["adapter"] = (exact, lambda: open_adapter(base, adapter, dtype, template))
     if float32_fits(base.path):
-        candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, run / "adapter", template))
+        candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, adapter, template, quantized))
     candidates["merged"] = (
         rounded,
         lambda: open_hf_engine(run / "merged", "merged, Hugging Face", CANARY_BATCH, dtype),
@@ -120,9 +131,11 @@ def open_adapter(
     return HFEngine(model, open_supervisor(base.path, base.name, template), name, CANARY_BATCH)
 
 
-def open_merged_in_float32(base: Base, adapter_path: Path, template: ChatTemplate) -> HFEngine:
+def open_merged_in_float32(
+    base: Base, adapter_path: Path, template: ChatTemplate, quantized: QuantizedBase | None
+) -> HFEngine:
     """The base with the adapter merged in memory in float32, nothing rounded: the merge's arithmetic alone."""
-    model = merged_in_float32(base.path, adapter_path, compute_device())
+    model = merged_in_float32(base.path, adapter_path, compute_device(), quantized)
     supervisor = open_supervisor(base.path, base.name, template)
     return HFEngine(model, supervisor, "merged in float32, Hugging Face", CANARY_BATCH)
 

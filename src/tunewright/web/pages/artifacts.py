@@ -12,7 +12,7 @@ from tunewright.web.runs import NAME
 RunName = Annotated[str, Path(pattern=NAME)]
 # What verify calls an artifact, by the stage and the directory that it stands in.
 ARTIFACTS = (
-    ("adapter", "Adapter", "adapter/", "The trained difference alone, for peft and for vLLM beside the base."),
+    ("adapter", "Adapter", "adapter/", "What was trained: an adapter, for peft and vLLM, or every weight."),
     ("merged", "Merged checkpoint", "merged/", "Base and adapter in one, in 16 bits, for transformers and vLLM."),
 )
 FORMATS = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "f16", "bf16")
