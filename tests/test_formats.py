@@ -1,8 +1,9 @@
 """The table of GGUF formats: its figures are the stages', and the use of each follows from the figures alone."""
 
+from pathlib import Path
 from typing import Any
 
-from report_sample import write_sample_run
+from report_sample import write_reported_run, write_sample_run
 from tunewright.artifacts import FileRecord, Manifest
 from tunewright.certificate import build_certificate
 from tunewright.evidence import Evidence, at_least, at_most
@@ -83,8 +84,15 @@ def test_what_was_not_verified_is_said_to_be_unmeasured() -> None:
     assert formats_of({}) == []
 
 
-def test_the_certificate_holds_the_table_with_the_figures_of_the_stages(tmp_path: Any) -> None:
+def test_the_certificate_holds_the_table_with_the_figures_of_the_stages(tmp_path: Path) -> None:
     (row,) = build_certificate(write_sample_run(tmp_path / "run"), "triage")["formats"]
     assert (row["bytes"], row["mean_kl"], row["top1"]) == (144811904, 0.000871, 0.9883)
     assert row["score"] == {"value": 0.646, "low": 0.526, "high": 0.766}
     assert row["use"].startswith("to serve: the one that was made, without a measured loss")
+
+
+def test_the_report_shows_the_table(tmp_path: Path) -> None:
+    html = (write_reported_run(tmp_path / "run") / "report.html").read_text(encoding="utf-8")
+    section = html.split('<section id="formats"')[1].split("</section>")[0]
+    assert [cell in section for cell in ("q8_", "144.8\u202fMB", "8.7e-04", "98.8\u202f%", "64.6\u202f%")] == [True] * 5
+    assert "to serve: the one that was made, without a measured loss" in section

@@ -81,7 +81,7 @@ def test_report_of_a_finished_run_passes_its_own_checks(tmp_path: Path) -> None:
 
 
 def test_report_shows_every_section_in_order(finished: str) -> None:
-    titles = re.findall(r'<h2 id="\w+-title"><span class="number">(\d)</span>([^<]+)</h2>', finished)
+    titles = re.findall(r'<h2 id="\w+-title"><span class="number">(\d+)</span>([^<]+)</h2>', finished)
     assert titles == [(str(number), section.title) for number, section in enumerate(SECTIONS, 1)]
     assert "has not finished" not in finished
 

@@ -83,7 +83,7 @@ def formats_view(contents: Contents) -> View:
         }
         for each in contents.certificate["formats"]
     ]
-    return {"rows": rows, "metric": metric_label(str(contents.facts("evaluate").get("headline") or "score"))}
+    return {"rows": rows}
 
 
 def evaluation_view(contents: Contents) -> View:
