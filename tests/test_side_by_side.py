@@ -34,7 +34,7 @@ def test_each_side_says_what_it_says_alone_and_piece_by_piece(tiny_base: Path, a
     tuned = load_adapted(tiny_base, adapter, torch.float32, "cpu")
     both = SideBySide(tuned, open_supervisor(tiny_base, "both"))
     pieces = list(both.answers(prompts, 24))  # type: ignore[arg-type]
-    found = {side: "".join(piece.get(side, "") for piece in pieces) for side in ("base", "tuned")}  # type: ignore[call-overload]
+    found = {side: "".join(piece.get(side, "") for piece in pieces) for side in ("base", "tuned")}
     assert found["tuned"] == alone(tuned, tiny_base, prompts["tuned"], 24)
     assert found["base"] == alone(load_model(tiny_base, torch.float32), tiny_base, prompts["base"], 24)
     assert found["base"] != found["tuned"]

@@ -249,7 +249,12 @@ def test_no_address_is_ever_fetched_as_data(
 ) -> None:
     """Rows are files or data sets of the hub: so there is no redirect to follow and no name to point elsewhere."""
     asked: list[object] = []
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *words, **options: asked.append(words) or [])
+
+    def resolve(*words: object, **options: object) -> list[object]:
+        asked.append(words)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
     answer = site.ask("POST", f"/api/v1/{route}", json={"recipe": {"data": address}})
     assert (answer.status_code, asked) == (422, [])
     assert site.store.jobs() == []
