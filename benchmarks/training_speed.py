@@ -1,12 +1,14 @@
 """Examples per second of LoRA training, as ratios to TRL's SFTTrainer on the same rows in the same run.
 
-usage: python benchmarks/training_speed.py MODEL_DIRECTORY --peer PYTHON WORKLOAD...
+usage: python benchmarks/training_speed.py MODEL_DIRECTORY --peer PYTHON [--device cuda] WORKLOAD...
        WORKLOAD: prefix:TOKENS (16 rows a step behind a common prefix, 15 to 40 tokens unlearned and 30 to 90 learned)
                  banking77:FILE (CSV with `text` and `category`)   gsm8k:FILE (JSON Lines with `question` and `answer`)
 
-PYTHON has trl, peft and transformers. Both sides train the same model in float32 with rank 16 on all linear layers,
-16 rows a step, on the same token ids with the same learned tokens, each in a process of its own; the peer in every
-configuration in `PEER_SETTINGS`, of which the fastest counts, and those that memory does not suffice for are left out.
+PYTHON has trl, peft and transformers, and on a GPU liger-kernel. Both sides train the same model, on a CPU in float32
+and on a GPU in bfloat16, with rank 16 on all linear layers, 16 rows a step, on the same token ids with the same learned
+tokens, each in a process of its own; the peer in every configuration in `PEER_SETTINGS`, of which the fastest counts,
+and those that memory does not suffice for or that the device does not have are left out. `used` is the share of a plain
+matrix product's speed that our step reaches, its operations counted as `tunewright plan` counts them.
 The first step of each is not timed. A side whose gradient is zero, or whose first loss is not the other's, ends the
 benchmark.
 """
@@ -22,24 +24,32 @@ from pathlib import Path
 from typing import Any
 
 ROWS = 16
-PEER_SETTINGS = ("4,4,False", "8,2,False", "16,1,False", "4,4,True")  # rows, accumulation, padding-free
+TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}  # of the first losses
+# Rows, accumulation, padding-free, Liger's kernels.
+PEER_SETTINGS = {
+    "cpu": ("4,4,False,False", "8,2,False,False", "16,1,False,False", "4,4,True,False"),
+    "cuda": ("4,4,False,False", "16,1,False,False", "16,1,True,False", "16,1,False,True", "16,1,True,True"),
+}
 PEER = """
 import json, resource, sys, time, torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
-model_path, rows_path, size, accumulation, padding_free, out = sys.argv[1:]
+model_path, rows_path, size, accumulation, padding_free, liger, device, out = sys.argv[1:]
 data = json.load(open(rows_path))
 rows = [{"input_ids": ids, "labels": [i if m else -100 for i, m in zip(ids, mask)]} for ids, mask in data["rows"]]
-model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32, attn_implementation="sdpa")
+on_gpu = device == "cuda"
+model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.bfloat16 if on_gpu else torch.float32,
+    attn_implementation="sdpa")
 times = []
 class Clock(TrainerCallback):
     def on_step_begin(self, *_, **__): times.append(time.perf_counter())
     def on_step_end(self, *_, **__): times.append(time.perf_counter())
 config = SFTConfig(output_dir=out, per_device_train_batch_size=int(size), gradient_accumulation_steps=int(accumulation),
     padding_free=padding_free == "True", max_steps=data["steps"], logging_steps=1, report_to=[], save_strategy="no",
-    use_cpu=True, bf16=False, gradient_checkpointing=False, max_length=None, learning_rate=1e-4,
+    use_cpu=not on_gpu, bf16=on_gpu, use_liger_kernel=liger == "True",
+    gradient_checkpointing=False, max_length=None, learning_rate=1e-4,
     dataset_kwargs={"skip_prepare_dataset": True}, remove_unused_columns=False, disable_tqdm=True,
     train_sampling_strategy="sequential")
 trainer = SFTTrainer(model=model, args=config, train_dataset=Dataset.from_list(rows), callbacks=[Clock()],
@@ -49,7 +59,8 @@ trainer.train()
 log = [entry for entry in trainer.state.log_history if "loss" in entry]
 seconds = [b - a for a, b in zip(times[::2], times[1::2])]
 print("RESULT", json.dumps({"seconds": seconds, "loss": log[0]["loss"], "grad_norm": min(e["grad_norm"] for e in log),
-    "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    "peak_bytes": torch.cuda.max_memory_allocated() if on_gpu else
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
 """
 
 
@@ -60,16 +71,18 @@ def main() -> None:
     parser.add_argument("--peer", help="Python that has trl")
     parser.add_argument("--layout", default="auto")
     parser.add_argument(
-        "--settings", nargs="+", default=PEER_SETTINGS, help="of the peer, as ROWS,ACCUMULATION,PADDING_FREE"
+        "--settings", nargs="+", help="of the peer, as ROWS,ACCUMULATION,PADDING_FREE,LIGER; default: all that may pay"
     )
+    parser.add_argument("--device", choices=tuple(PEER_SETTINGS), default="cpu")
     parser.add_argument("--steps", type=int, default=3, help="timed steps")
     parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
-        print("RESULT", json.dumps(train_ours(arguments.model, Path(arguments.workloads[0]), arguments.layout)))
+        rows = Path(arguments.workloads[0])
+        print("RESULT", json.dumps(train_ours(arguments.model, rows, arguments.layout, arguments.device)))
         return
-    print("| workload | tokens a row | layout | s a step | TRL s a step | its best setting | ratio | memory of both |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| workload | tokens a row | layout | s a step | used | TRL s a step | its best setting | ratio | memory |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for workload in arguments.workloads:
         print(measured(arguments, workload), flush=True)
 
@@ -79,27 +92,29 @@ def measured(arguments: argparse.Namespace, workload: str) -> str:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "rows.json"
         path.write_text(json.dumps({"rows": rows, "steps": arguments.steps + 1}), encoding="utf-8")
-        ours = result_of(
-            [sys.executable, __file__, str(arguments.model), str(path), "--ours", "--layout", arguments.layout]
-        )
+        options = ["--layout", arguments.layout, "--device", arguments.device]
+        ours = result_of([sys.executable, __file__, str(arguments.model), str(path), "--ours", *options])
         peers = {}
-        for setting in arguments.settings:
-            command = [arguments.peer, "-c", PEER, str(arguments.model), str(path), *setting.split(","), directory]
+        for setting in arguments.settings or PEER_SETTINGS[arguments.device]:
+            words = [*setting.split(","), arguments.device, directory]
+            command = [arguments.peer, "-c", PEER, str(arguments.model), str(path), *words]
             if (found := result_of(command)) is not None:
                 peers[setting] = found
     if ours is None or not peers:
         raise SystemExit(f"{workload}: nothing was measured")
     setting, peer = min(peers.items(), key=lambda item: sum(item[1]["seconds"][1:]))
-    if not ours["grad_norm"] or abs(ours["loss"] - peer["loss"]) > 1e-3 * peer["loss"]:
+    if not ours["grad_norm"] or abs(ours["loss"] - peer["loss"]) > TOLERANCE[arguments.device] * peer["loss"]:
         raise SystemExit(f"{workload}: the sides do not train the same: {ours['loss']}, {peer['loss']}")
     mine, theirs = (sum(each["seconds"][1:]) / arguments.steps for each in (ours, peer))
     tokens = sum(len(ids) for ids, _ in rows) / len(rows)
-    size, accumulation, padding_free = setting.split(",")
+    size, accumulation, padding_free, liger = setting.split(",")
     kind = f"{size} rows x {accumulation}" + (", padding-free" if padding_free == "True" else "")
+    kind += ", Liger" if liger == "True" else ""
     memory = " and ".join(f"{each['peak_bytes'] / 2**30:.2f}" for each in (ours, peer))
     return (
         f"| {workload.partition(':')[0]} {workload.partition(':')[2] if 'prefix' in workload else ''} | {tokens:.0f} | "
-        f"{ours['layout']} | {mine:.2f} | {theirs:.2f} | {kind} | **{theirs / mine:.2f}** | {memory} GiB |"
+        f"{ours['layout']} | {mine:.3g} | {ours['operations'] / ours['flops'] / mine:.0%} | {theirs:.3g} | {kind} | "
+        f"**{theirs / mine:.2f}** | {memory} GiB |"
     )
 
 
@@ -142,9 +157,8 @@ def chat_row(tokenizer: Any, question: str, answer: str) -> tuple[list[int], lis
     return [*prompt, *end], [0] * len(prompt) + [1] * len(end)
 
 
-def train_ours(model_path: Path, rows_path: Path, layout: str) -> dict[str, Any]:
+def train_ours(model_path: Path, rows_path: Path, layout: str, device: str) -> dict[str, Any]:
     """The steps of `tunewright.train` on these rows, in the layout that the plan chooses."""
-    import resource
     import time
 
     import numpy as np
@@ -157,8 +171,10 @@ def train_ours(model_path: Path, rows_path: Path, layout: str) -> dict[str, Any]
     from tunewright.layouts.layout import Layout
     from tunewright.models.base import load_model
     from tunewright.plan.layout import choose_layout
+    from tunewright.plan.stage import linear_parameters, matmul_flops
     from tunewright.recipe import PlanKeys, TrainKeys
     from tunewright.train.lora import attach_adapter
+    from tunewright.train.speed import peak_memory_bytes
 
     config = TrainKeys(learning_rate=1e-4)
     data = json.loads(rows_path.read_text(encoding="utf-8"))["rows"]
@@ -167,24 +183,29 @@ def train_ours(model_path: Path, rows_path: Path, layout: str) -> dict[str, Any]
     rows = TokenRows(rows_path.with_suffix(".safetensors"))
     plan_keys = PlanKeys(layout=layout, max_steps=len(rows) // ROWS)
     planned = choose_layout(plan_keys, AutoConfig.from_pretrained(str(model_path)), rows)
-    model = attach_adapter(load_model(model_path, torch.float32), config)
+    dtype = "float32" if device == "cpu" else "bfloat16"
+    model = attach_adapter(load_model(model_path, getattr(torch, dtype), device), config)
     fuse_lora_layers(model)
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
-    arranged = Layout(model, planned.kind, "cpu", config.per_device_train_batch_size, planned.pack_tokens)
-    seconds, losses, norms = [], [], []
+    arranged = Layout(model, planned.kind, device, config.per_device_train_batch_size, planned.pack_tokens)
+    seconds, losses, norms, operations = [], [], [], 0
+    body, head = linear_parameters(model_path)
     for start in range(0, len(rows), ROWS):
         step = [rows[index] for index in range(start, start + ROWS)]
         started = time.perf_counter()
         supervised = sum(int(row.mask.sum()) for row in step)
-        losses.append(float(sum(arranged.loss_sums(step, 1 / supervised))) / supervised)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            losses.append(float(sum(arranged.loss_sums(step, 1 / supervised))) / supervised)
         norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, 1.0)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         seconds.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "loss": losses[0], "grad_norm": min(norms), "layout": planned.kind, "peak_bytes": peak}
+        operations = 4 * (arranged.tokens(step) * body + supervised * head)
+    peak, flops = peak_memory_bytes(device), matmul_flops(dtype, device, 4096 if device == "cuda" else 1024)
+    measured = {"seconds": seconds, "loss": losses[0], "grad_norm": min(norms), "peak_bytes": peak}
+    return {**measured, "layout": planned.kind, "operations": operations, "flops": flops}
 
 
 if __name__ == "__main__":
