@@ -19,7 +19,7 @@ from tunewright.layouts import attention
 from tunewright.layouts.layout import Layout
 from tunewright.pipeline import run_pipeline
 from tunewright.recipe import read_recipe
-from tunewright.train import stage
+from tunewright.train import loop, stage
 from tunewright.train.loop import Trainer
 
 usual_versions = stage.versions
@@ -79,6 +79,19 @@ def test_an_interrupt_between_steps_loses_none_of_them(
         train(tiny_recipe, tmp_path / "stopped", **settings)
     assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ["step-000004"]
     assert adapter_bytes(train(tiny_recipe, tmp_path / "stopped", **settings)) == adapter_bytes(undisturbed)
+
+
+@pytest.mark.parametrize("optim", ["adamw_torch", "paged_adamw_8bit"])
+def test_a_step_on_the_longest_rows_before_the_first_one_leaves_nothing_behind(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
+) -> None:
+    settings: dict[str, Any] = {"save_steps": 2, "max_steps": 4, "optim": optim}
+    plain = train(tiny_recipe, tmp_path / "plain", **settings)
+    monkeypatch.setattr(loop, "REHEARSED_ON", {"cpu"})
+    with pytest.raises(PulledPlug):
+        train(tiny_recipe, tmp_path / "rehearsed", stop_after_step=3, **settings)
+    rehearsed = train(tiny_recipe, tmp_path / "rehearsed", **settings)
+    assert adapter_bytes(rehearsed) == adapter_bytes(plain)
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny_recipe: Path, tmp_path: Path) -> None:

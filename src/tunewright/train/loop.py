@@ -41,6 +41,8 @@ from tunewright.train.speed import KINDS, Speed, peak_memory_bytes
 EVALUATIONS_PER_RUN = 4
 CHECKPOINTS_PER_RUN = 8
 SAMPLE_TOKENS = 128
+# Devices whose memory has to hold a step before training begins; a CPU's is not the trainer's alone.
+REHEARSED_ON = frozenset({"cuda"})
 FIRST_LOSS_SCALE, LEAST_LOSS_SCALE, SCALE_GROWTH_STEPS = 2.0**16, 2.0, 2000
 TRACKED = ("loss", "learning_rate", "grad_norm", "epoch", "supervised_tokens", "peak_memory_bytes", *KINDS)
 
@@ -108,7 +110,8 @@ class Trainer:
         self.ranks = ranks
         self.schedule: Schedule = plan_schedule(config, len(train))
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = open_optimizer(config, self.parameters, torch.device(layout.device).type)
+        self.device = torch.device(layout.device)
+        self.optimizer = open_optimizer(config, self.parameters, self.device.type)
         self.log = TrainingLog()
         self.loss_scale = FIRST_LOSS_SCALE if accelerator.mixed_precision == "fp16" else 1.0
         self.speed = Speed()
@@ -133,6 +136,8 @@ class Trainer:
                 "there are no held-out rows to measure",
                 mend="Set eval_rows or eval_data, or leave these keys out.",
             )
+        if self.device.type in REHEARSED_ON:
+            self.rehearse()
         first, self.log = resume_from_checkpoint(checkpoints, made_from, self.config.resume, self.model, self.optimizer)
         if first:
             self.events.note(f"Going on from the checkpoint after step {first} of {self.schedule.steps}.")
@@ -149,6 +154,22 @@ class Trainer:
             self.events.note(f"The weights after step {self.log.kept_evaluation['step']} are the best and are kept.")
         return self.log
 
+    def rehearse(self) -> None:
+        """One step on the longest rows, of which only the size stays that micro-batches have room for."""
+        longest = sorted(range(len(self.train)), key=lambda index: -self.train.lengths[index])
+        rows = [self.train[index] for index in longest[: self.config.effective_batch_size]]
+        weights, scale = [each.detach().cpu().clone() for each in self.parameters], self.loss_scale
+        self.model.train()
+        self.learn(rows, sum(int(row.mask.sum()) for row in rows), 0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for parameter, before in zip(self.parameters, weights, strict=True):
+                parameter.copy_(before)
+        self.optimizer, self.loss_scale = open_optimizer(self.config, self.parameters, self.device.type), scale
+        memory = peak_memory_bytes(self.device)
+        self.events.note(f"A step on the longest rows, before the first one, took {memory / 2**30:.2f} GiB.")
+
     def take_steps(self, first: int, checkpoints: Path, made_from: MadeFrom) -> None:
         """All steps after the `first`, with the evaluations and checkpoints between them."""
         steps = self.schedule.steps
@@ -164,7 +185,7 @@ class Trainer:
             done = step + 1
             with interrupts_deferred():
                 self.take_step(step)
-                memory = peak_memory_bytes(self.layout.device)
+                memory = peak_memory_bytes(self.device)
                 entry = {**self.log.steps[-1], **self.speed.as_json(), "peak_memory_bytes": memory}
                 self.events.emit("metric", **entry)
                 self.track(done, entry, TRACKED)
