@@ -31,7 +31,7 @@ def alone(model: Any, tiny_base: Path, prompt: Prompt, count: int) -> str:
 
 
 def agrees(said: str, whole: str) -> bool:
-    """Whether both are one text; bytes that are no text, which a random model says, read otherwise with what follows."""
+    """Whether both are one text; bytes that are no text, as a random model says, read otherwise with what follows."""
     pairs = zip(said, whole, strict=True)
     return all(HALF_CHARACTER in {one, other} or one == other for one, other in pairs)
 
