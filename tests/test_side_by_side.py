@@ -10,7 +10,7 @@ from tunewright.chat.conversation import Message
 from tunewright.chat.prompt import Prompt
 from tunewright.chat.supervise import Supervisor
 from tunewright.engines.hf import HFEngine, open_supervisor
-from tunewright.engines.side_by_side import Answer, SideBySide, shared_length
+from tunewright.engines.side_by_side import Answer, SideBySide
 from tunewright.models.base import load_adapted, load_model, with_adapter
 
 
@@ -60,4 +60,3 @@ def test_a_character_that_is_cut_in_two_waits_for_its_rest(monkeypatch: pytest.M
         answer.ids.append(token)
         pieces.append(both._piece(answer))
     assert pieces == ["", "é", "!"]
-    assert shared_length("abc", "abd") == 2

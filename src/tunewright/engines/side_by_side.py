@@ -4,7 +4,7 @@ In: a base with an adapter, and a prompt for each side. Out: both greedy answers
 Always: the two differ in the adapter alone, come at the same pace, and need the memory of one model.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -74,15 +74,10 @@ class SideBySide:
         answer.is_over = token in self.supervisor.stop_ids or len(answer.ids) >= max_new_tokens
 
     def _piece(self, answer: Answer) -> str:
+        """What the answer has grown by. Bytes that are no text may read otherwise later; what was said stays said."""
         whole = self.supervisor.decode(answer.ids)
         if not answer.is_over:
             whole = whole.rstrip(HALF_CHARACTER)
-        new = whole[shared_length(answer.text, whole) :]
-        answer.text = whole
+        new = whole[len(answer.text) :]
+        answer.text += new
         return new
-
-
-def shared_length(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """How many items both begin with."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((index for index, (one, other) in pairs if one != other), min(len(first), len(second)))
