@@ -18,6 +18,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "support_triage"
 ACCEPTED = {"degenerate_answers", "tuned_not_worse_than_base", "leakage"}
 SMALL = {
     "max_steps": 3,
+    "eval_steps": 3,
     "per_device_train_batch_size": 4,
     "gradient_accumulation_steps": 1,
     "sample_prompts": 1,
@@ -37,7 +38,6 @@ def small_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines = (EXAMPLE / name).read_text(encoding="utf-8").splitlines(keepends=True)
         (directory / name).write_text("".join(lines[:count]), encoding="utf-8")
     recipe = yaml.safe_load((EXAMPLE / "recipe.yaml").read_text(encoding="utf-8"))
-    recipe.pop("eval_steps", None)
     (directory / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **SMALL}), encoding="utf-8")
     return directory / "recipe.yaml"
 
