@@ -16,6 +16,9 @@ from tunewright.artifacts import write_json, write_text
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    # Tests beside each other, and what they start: threads that wait for one another would wait for the other test.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell lets what it runs in the background ignore Ctrl-C, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
