@@ -112,8 +112,8 @@ def hub_data_sets(names: list[str]) -> list[str]:
 
 def heading(contents: Contents, place: Place) -> str:
     name, base = contents.certificate["name"], base_name(contents)
-    way = "of every weight" if is_full(contents) else "with LoRA"
-    made = f"# {name}\n\nA fine-tune of `{base}` {way}, proven step by step. Made with tunewright."
+    made = f"`{base}` with every weight trained" if is_full(contents) else f"A fine-tune of `{base}` with LoRA"
+    made = f"# {name}\n\n{made}, proven step by step. Made with tunewright."
     note = f"\n\n{EMBEDDED_NOTE}" if model_of(contents) in HUB_NAMES else ""
     return f"{made}{note}\n\n**{verdict_sentence(contents.certificate)}**"
 
@@ -153,7 +153,8 @@ def training(contents: Contents, place: Place) -> str:
     train, recipe = contents.facts("train"), contents.recipe
     if not train:
         return ""
-    rows = [(key, figure(recipe[key])) for key in RECIPE_KEYS if recipe.get(key) not in (None, False)]
+    keys = [key for key in RECIPE_KEYS if not (is_full(contents) and "lora" in key)]
+    rows = [(key, figure(recipe[key])) for key in keys if recipe.get(key) not in (None, False)]
     rows += [(label, figure(train[key])) for key, label in TRAINING_FIGURES.items() if train.get(key) is not None]
     versions = train.get("versions") or {}
     text = table("Training", ("", ""), rows)
