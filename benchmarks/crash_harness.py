@@ -35,6 +35,8 @@ CALLS = (
 )
 SECONDS_FOR_A_SCENE = 240
 IMAGE_MIB = 24
+# Marks every process of a scene, so that none outlives it and writes where the next one is played.
+MARK = "SCENE_STAGE"
 
 
 @dataclass
@@ -44,10 +46,10 @@ class Tally:
     faults: int = 0
 
 
-def environment(without: str = "") -> dict[str, str]:
+def environment(stage: Path, without: str = "") -> dict[str, str]:
     """With `without`, every process of the scene does without something that it must not do without."""
     paths = [*([str(ROOT / "benchmarks/without")] if without else []), str(ROOT / "src"), str(ROOT / "tests")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "SCENE_WITHOUT": without}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "SCENE_WITHOUT": without, MARK: str(stage)}
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def play(stage: Path, point: Point | None = None, without: str = "") -> int:
     Raises:
         subprocess.TimeoutExpired: it does not come to its end, and nobody killed it.
     """
-    command, surroundings = [sys.executable, str(SCENE), str(stage)], environment(without)
+    command, surroundings = [sys.executable, str(SCENE), str(stage)], environment(stage, without)
     if point is not None:
         surroundings["SCENE_IS_KILLED"] = "1"
     if point is not None and point.who == "service":
@@ -89,6 +91,31 @@ def play(stage: Path, point: Point | None = None, without: str = "") -> int:
         except subprocess.TimeoutExpired:
             os.killpg(scene.pid, signal.SIGKILL)
             raise
+
+
+@contextmanager
+def new_place() -> Iterator[Path]:
+    """A directory for a scene; what is left of the scene is killed before it goes."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        try:
+            yield Path(place)
+        finally:
+            while left := processes_in(Path(place)):
+                for pid in left:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.05)
+
+
+def processes_in(place: Path) -> list[int]:
+    """The living processes of a scene that is played somewhere in the directory."""
+    mark, found = f"{MARK}={place}/".encode(), []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            # What has ended and only waits to be reaped has no environment any more.
+            if entry.name.isdecimal() and mark in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
 
 
 def faults(stage: Path) -> list[str]:
@@ -159,7 +186,7 @@ def count_calls() -> dict[tuple[str, str], int]:
     with tempfile.TemporaryDirectory() as place:
         stage, trace = new_stage(Path(place)), Path(place) / "trace"
         command = [program("strace"), "-f", "-qq", "-s", "200", "-o", str(trace), "-e", f"trace={','.join(CALLS)}"]
-        subprocess.run([*command, sys.executable, str(SCENE), str(stage)], env=environment(), check=True)
+        subprocess.run([*command, sys.executable, str(SCENE), str(stage)], env=environment(stage), check=True)
         lines = [line.partition(" ") for line in trace.read_text(errors="replace").splitlines()]
     who = {lines[0][0]: "service"}
     who |= {pid: "supervisor" for pid, _, rest in lines if "execve(" in rest and "jobs.supervisor" in rest}
@@ -218,8 +245,8 @@ def kill(points: int, without: str = "", calls: Sequence[str] = CALLS) -> Tally:
     """Kill at each point, play on until all is done, and look."""
     tally = Tally()
     for point in kill_points(points, calls):
-        with tempfile.TemporaryDirectory() as place:
-            stage = new_stage(Path(place))
+        with new_place() as place:
+            stage = new_stage(place)
             tally.kills += was_killed(stage, play(stage, point, without))
             found = faults_at_once(stage) or finish(stage, without)
         tally.points += 1
@@ -274,10 +301,10 @@ def power(points: int, without: str = "") -> Tally:
     """Copy the image at as many moments of scenes, and see what a machine would find that starts from it."""
     tally = Tally()
     while tally.points < points:
-        with tempfile.TemporaryDirectory() as place:
-            cuts = take_cuts(Path(place), min(10, points - tally.points), without)
+        with new_place() as place:
+            cuts = take_cuts(place, min(10, points - tally.points), without)
             for cut in cuts:
-                found = faults_after_cut(Path(place), cut)
+                found = faults_after_cut(place, cut)
                 tally.points += 1
                 tally.faults += bool(found)
                 for fault in found:
@@ -296,7 +323,7 @@ def take_cuts(place: Path, count: int, without: str) -> list[Path]:
         stage = new_stage(disk)
         os.sync()
         command = [sys.executable, str(SCENE), str(stage)]
-        with subprocess.Popen(command, env=environment(without), stderr=subprocess.DEVNULL) as scene:
+        with subprocess.Popen(command, env=environment(stage, without), stderr=subprocess.DEVNULL) as scene:
             for number in range(count):
                 time.sleep(0.25)
                 # What was answered before the copy is begun has to be found in it.

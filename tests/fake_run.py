@@ -5,6 +5,7 @@ The recipe says what to do, one word a line: `sleep 2`, `linger 2`, `exit 3`, `f
 keeps account of what must never happen: two at work in one directory (`OVERLAP`), or two that publish (`TWICE`).
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -58,13 +59,18 @@ def obey(word: str, rest: str, run: Path) -> int | None:
 
 
 def linger(run: Path, seconds: float) -> None:
-    """Work so long; but what outlives its parent, and should be dead, stays until it is met, or for a minute."""
-    parent, started = os.getppid(), time.monotonic()
+    """Work so long; but what outlives its supervisor, and should be dead, stays until it is met, or for a minute."""
+    started = time.monotonic()
     while (worked := time.monotonic() - started) < SECONDS_TO_BE_MET:
-        outlives = os.getppid() != parent
-        if (run / "OVERLAP").exists() or (worked >= seconds and not outlives):
+        if (run / "OVERLAP").exists() or (worked >= seconds and has_supervisor()):
             return
         time.sleep(0.02)
+
+
+def has_supervisor() -> bool:
+    with contextlib.suppress(OSError):
+        return b"jobs.supervisor" in Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    return False
 
 
 def write_file(path: Path, size: int) -> None:
