@@ -31,13 +31,9 @@ PAGES = ("/", "/runs", "/runs?text=run-99", "/parts/home", "/api/v1/runs?limit=5
 CONNECTIONS = 16
 STREAMS = 50
 EVENTS_A_SECOND = 40
+SECONDS_TO_CATCH_UP = 60.0
 GOALS = {"page": 0.2, "requests a second": 300, "p99": 0.1}
-BURN = """
-import multiprocessing
-def burn(_):
-    while True: pass
-if __name__ == "__main__": multiprocessing.Pool(2).map(burn, range(2))
-"""
+BURNERS = 2
 
 
 def fill(store: Store, count: int) -> None:
@@ -93,19 +89,23 @@ def load(seconds: float) -> bool:
 
 async def measure(url: httpx.URL, token: str, events: Path, seconds: float) -> bool:
     events.touch()
-    over = asyncio.Event()
-    streams = [asyncio.create_task(listen(url, token, over)) for _ in range(STREAMS)]
-    busy = await asyncio.create_subprocess_exec(sys.executable, "-c", BURN, start_new_session=True)
+    seen: list[list[int]] = [[] for _ in range(STREAMS)]
+    streams = [asyncio.create_task(listen(url, token, steps)) for steps in seen]
+    burn = (sys.executable, "-c", "while True: pass")
+    busy = [await asyncio.create_subprocess_exec(*burn) for _ in range(BURNERS)]
     writer = asyncio.create_task(grow(events, seconds))
     started = time.monotonic()
     answers = await asyncio.gather(*(ask(url, token, started + seconds) for _ in range(CONNECTIONS)))
     took = time.monotonic() - started
     written = await writer
-    await asyncio.sleep(1.5)
-    over.set()
-    seen = await asyncio.gather(*streams)
-    os.killpg(busy.pid, 9)
-    await busy.wait()
+    deadline = time.monotonic() + SECONDS_TO_CATCH_UP
+    while any(len(steps) < written for steps in seen) and time.monotonic() < deadline:
+        await asyncio.sleep(0.1)
+    for stream in streams:
+        stream.cancel()
+    for process in busy:
+        process.kill()
+        await process.wait()
     times = sorted(time for each in answers for time in each)
     p99 = times[int(0.99 * len(times))]
     whole = sum(steps == list(range(written)) for steps in seen)
@@ -141,20 +141,13 @@ async def ask(url: httpx.URL, token: str, until: float) -> list[float]:
     return times
 
 
-async def listen(url: httpx.URL, token: str, over: asyncio.Event) -> list[int]:
-    """The steps that a stream told of, in their order."""
+async def listen(url: httpx.URL, token: str, steps: list[int]) -> None:
+    """Set down the steps that a stream tells of, in their order."""
     reader, writer, request = await connect(url, token, "/api/v1/runs/grows/events")
     writer.write(request)
-    steps: list[int] = []
-    waiting = asyncio.create_task(over.wait())
-    while not over.is_set():
-        line = asyncio.create_task(reader.readline())
-        await asyncio.wait({line, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if line.done() and line.result().startswith(b"data: "):
-            steps.append(json.loads(line.result()[6:])["step"])
-        line.cancel()
-    writer.close()
-    return steps
+    while line := await reader.readline():
+        if line.startswith(b"data: "):
+            steps.append(json.loads(line[6:])["step"])
 
 
 async def grow(events: Path, seconds: float) -> int:

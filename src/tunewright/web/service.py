@@ -136,6 +136,8 @@ async def answer(listener: socket.socket, access: Access, board: StatusBoard, an
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     board.update()
+    # The first look at ten thousand runs takes seconds, and should not wait for the first visitor.
+    threading.Thread(target=runs.all, name="runs", daemon=True).start()
     rounds = threading.Thread(target=keep_going, args=(board, over), name="jobs", daemon=True)
     rounds.start()
     if board.announcer is not None and board.announcer.hooks:
