@@ -12,7 +12,7 @@ from tunewright.jobs.scheduler import Scheduler
 from tunewright.jobs.store import Store
 
 FAKE_RUN = (sys.executable, str(Path(__file__).with_name("fake_run.py")))
-SECONDS_TO_WAIT = 30.0
+SECONDS_TO_WAIT = 90.0
 
 
 def scheduler_of(store: Store, slots: tuple[str, ...] = ("cpu",)) -> Scheduler:
