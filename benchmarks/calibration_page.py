@@ -7,9 +7,11 @@ from typing import Any
 
 from tunewright.recipe import VerifyKeys
 from tunewright.verify.endpoint import CLEAR_LIMIT, DEPARTURE_LIMIT
+from tunewright.verify.limits import gguf_limits
 
 Result = dict[str, Any]
 LIMITS = VerifyKeys()
+Q8_0 = gguf_limits(LIMITS, "q8_0")
 FIXED = "fixed by the project's issues"
 CHOSEN = "chosen, and held against these runs"
 
@@ -49,12 +51,12 @@ GATES = (
     Gate("merged_in_float32_mean_kl", LIMITS.adapter_kl_limit, False, "merged_mean_kl", FIXED),
     Gate("merged_top1_agreement", LIMITS.merged_top1_limit, True, "merged_top1_agreement", FIXED),
     Gate("merged_mean_kl", LIMITS.merged_kl_limit, False, "merged_mean_kl", FIXED),
-    Gate("q8_0_top1_agreement", LIMITS.gguf_top1_limit, True, "q8_0_top1_agreement", FIXED),
-    Gate("q8_0_clear_top1_agreement", LIMITS.gguf_clear_top1_limit, True, "q8_0_clear_top1_agreement", CHOSEN),
-    Gate("q8_0_mean_kl", LIMITS.gguf_kl_limit, False, "q8_0_mean_kl", FIXED),
+    Gate("q8_0_top1_agreement", Q8_0["top1_agreement"], True, "q8_0_top1_agreement", FIXED),
+    Gate("q8_0_clear_top1_agreement", Q8_0["clear_top1_agreement"], True, "q8_0_clear_top1_agreement", CHOSEN),
+    Gate("q8_0_mean_kl", Q8_0["mean_kl"], False, "q8_0_mean_kl", FIXED),
     Gate("endpoint_clear_departures", CLEAR_LIMIT, False, "endpoint_clear_departures", CHOSEN),
     Gate("endpoint_departures", DEPARTURE_LIMIT, False, "endpoint_departures", CHOSEN),
-    Gate("endpoint_mean_kl", LIMITS.gguf_kl_limit, False, "endpoint_mean_kl", CHOSEN),
+    Gate("endpoint_mean_kl", Q8_0["mean_kl"], False, "endpoint_mean_kl", CHOSEN),
 )
 OTHER_FORMATS = ("f16", "bf16", "q6_k", "q5_k_m", "q4_k_m")
 

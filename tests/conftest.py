@@ -7,12 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tiny_model import write_tiny_base
 from tiny_rows import tiny_rows
 from tunewright.artifacts import write_json, write_text
+from tunewright.recipe import Bits
+
+if TYPE_CHECKING:
+    from web_bench import Site
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,6 +31,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_base(tmp_path_factory.mktemp("tiny-base"))
+
+
+@pytest.fixture(scope="module", params=[4, 8])
+def bits(request: pytest.FixtureRequest) -> Bits:
+    """Of a base that is kept packed."""
+    found: Bits = request.param
+    return found
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> "Site":
+    """The control center over an empty store."""
+    from web_bench import site_of
+
+    return site_of(tmp_path / "store")
 
 
 @pytest.fixture(scope="session")

@@ -326,7 +326,7 @@ def test_exported_files_are_named_by_their_format(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     for name in ("model-q8_0.gguf", "model-f16.gguf", "Modelfile"):
         (tmp_path / "export" / name).touch()
-    assert list(stage.gguf_files(RunDirectory(tmp_path))) == ["f16", "q8_0"]
+    assert list(RunDirectory(tmp_path).gguf_files) == ["f16", "q8_0"]
 
 
 def test_real_models_answer_the_held_out_rows(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
-from test_layouts import RELATIVE, gradients, make_groups, reference_gradients, relative_difference
+from test_layouts import RELATIVE, assert_exact, make_groups, reference_gradients, relative_difference
 from test_memory import WEIGHTS, small_llama, step_of
 from test_train_options import ADAPTER, PulledPlug, run_on
 from tiny_bases import CONFIGS, write_base
@@ -128,12 +128,7 @@ def test_every_layout_gives_the_gradients_of_single_plain_rows(tiny_base: Path, 
     rows = make_groups()
     expected_loss, expected = reference_gradients(model, rows)
     assert EMBEDDING in expected
-    layout = Layout(model, kind, "cpu", 2, budget)
-    scale = 1 / sum(int(row.mask.sum()) for row in rows)
-    sums: list[torch.Tensor] = []
-    found = gradients(model, lambda: sums.extend(layout.loss_sums(rows, scale)))
-    assert float(sum(sums)) * scale == pytest.approx(expected_loss, rel=RELATIVE)
-    assert relative_difference(found, expected) <= RELATIVE
+    found = assert_exact(Layout(model, kind, "cpu", 2, budget), rows, expected_loss, expected)
     for name, gradient in expected.items():
         assert relative_difference({name: found[name]}, {name: gradient}) <= 10 * RELATIVE, name
 

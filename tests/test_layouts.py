@@ -101,6 +101,18 @@ def row_of(*tokens: int, learned: int) -> TokenRow:
     return TokenRow(np.array(tokens, np.int32), np.arange(len(tokens)) >= len(tokens) - learned, len(tokens) - learned)
 
 
+def assert_exact(
+    layout: Layout, rows: list[TokenRow], expected_loss: float, expected: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """That a layout has this loss and these gradients; its own gradients."""
+    scale = 1 / sum(int(row.mask.sum()) for row in rows)
+    sums: list[torch.Tensor] = []
+    found = gradients(layout.model, lambda: sums.extend(layout.loss_sums(rows, scale)))
+    assert float(sum(sums)) * scale == pytest.approx(expected_loss, rel=RELATIVE)
+    assert relative_difference(found, expected) <= RELATIVE
+    return found
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("rows", [make_rows(), make_groups()], ids=["one prefix", "groups"])
 @pytest.mark.parametrize(
@@ -113,12 +125,7 @@ def test_layout_gives_the_loss_and_gradients_of_single_plain_rows(
     expected_loss, expected = reference_gradients(model, rows)
     if fused:
         assert fuse_lora_layers(model) == 14
-    layout = Layout(model, kind, "cpu", 2, budget)
-    scale = 1 / sum(int(row.mask.sum()) for row in rows)
-    sums: list[torch.Tensor] = []
-    found = gradients(model, lambda: sums.extend(layout.loss_sums(rows, scale)))
-    assert float(sum(sums)) * scale == pytest.approx(expected_loss, rel=RELATIVE)
-    assert relative_difference(found, expected) <= RELATIVE
+    found = assert_exact(Layout(model, kind, "cpu", 2, budget), rows, expected_loss, expected)
     assert all(float(gradient.abs().sum()) > 0 for gradient in found.values())
 
 

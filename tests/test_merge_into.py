@@ -29,12 +29,6 @@ Q_PROJ, UP_PROJ, NORM = "layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj
 SCALE = 8 / 4
 
 
-@pytest.fixture(scope="module", params=[4, 8])
-def bits(request: pytest.FixtureRequest) -> Bits:
-    found: Bits = request.param
-    return found
-
-
 @pytest.fixture(scope="module")
 def original(bits: Bits, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run that is merged into the base as it is stored; some of its packed layers have no LoRA."""

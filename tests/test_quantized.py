@@ -31,12 +31,6 @@ def run_on(recipe: Path, run: Path, until: str, watch: Any = None, **overrides: 
     return directory
 
 
-@pytest.fixture(scope="module", params=[4, 8])
-def bits(request: pytest.FixtureRequest) -> Bits:
-    found: Bits = request.param
-    return found
-
-
 @pytest.fixture(scope="module")
 def run(bits: Bits, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     """A run on a packed base, from the rows to what was merged into the base as it is stored."""

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tunewright.aliases import ALIASES
 from tunewright.errors import RecipeError
 from tunewright.recipe import (
-    ALIASES,
     DataKeys,
     Recipe,
     TrainKeys,

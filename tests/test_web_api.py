@@ -9,12 +9,7 @@ import pytest
 
 from jobs_bench import add, finish_all
 from tunewright.jobs.job import Outcome
-from web_bench import Site, site_of
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return site_of(tmp_path / "store")
+from web_bench import Site
 
 
 @pytest.fixture

@@ -25,14 +25,9 @@ from tunewright.service_commands import line_of
 from tunewright.web import guard
 from tunewright.web.access import hosts_of, read_token
 from tunewright.web.service import Options, validate_options
-from web_bench import PORT, URL, Site, site_of
+from web_bench import PORT, URL, Site
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    return site_of(tmp_path / "store")
 
 
 def every_path(site: Site) -> list[str]:

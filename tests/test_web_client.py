@@ -31,7 +31,7 @@ from tunewright.jobs.local import LocalJobs
 from tunewright.recipe import build_recipe
 from tunewright.web import client as client_module
 from tunewright.web.client import RemoteService, read_token, validate_url
-from web_bench import URL, Site, free_port, site_of
+from web_bench import URL, Site, free_port
 
 
 class InProcess(httpx.BaseTransport):
@@ -48,13 +48,6 @@ class InProcess(httpx.BaseTransport):
         async with httpx.AsyncClient(transport=httpx.ASGITransport(self.site.app)) as client:
             answer = await client.request(request.method, request.url, headers=request.headers, content=body)
             return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    found = site_of(tmp_path / "store")
-    found.board.update()
-    return found
 
 
 @pytest.fixture

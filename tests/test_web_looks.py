@@ -20,7 +20,7 @@ from tunewright.web import looks as looks_module
 from tunewright.web import uploads
 from tunewright.web.looks import Looks, problem_of
 from tunewright.web.uploads import Uploads
-from web_bench import Site, site_of
+from web_bench import Site
 
 OCTETS = {"content-type": "application/octet-stream"}
 ROWS = "".join(
@@ -30,13 +30,6 @@ ROWS = "".join(
     + "\n"
     for n in range(12)
 )
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    found = site_of(tmp_path / "store")
-    found.board.update()
-    return found
 
 
 @pytest.fixture

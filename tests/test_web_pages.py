@@ -14,17 +14,10 @@ from report_sample import write_sample_run
 from tunewright.jobs.job import Outcome
 from tunewright.web.curves import in_order
 from tunewright.web.static_files import PATHS
-from web_bench import Site, site_of
+from web_bench import Site
 
 HTML = {"accept": "text/html"}
 HOSTILE = "<img src=x onerror=alert(1)>\"'"
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Site:
-    found = site_of(tmp_path / "store")
-    found.board.update()
-    return found
 
 
 def read(site: Site, path: str, status: int = 200) -> str:

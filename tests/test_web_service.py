@@ -28,25 +28,26 @@ def test_a_service_stops_within_two_seconds_with_streams_open_and_its_job_runs_o
     job = add(store, "one", "sleep 2")
     with service(store.root) as (process, client):
         wait_for_state(client, job.id, "running")
-        endings: list[str] = []
+        seen: list[str] = []
         for _ in range(3):
-            threading.Thread(target=lambda: endings.append(read_to_end(client)), daemon=True).start()
-        wait_until((job.run_dir / "starts").exists)
+            threading.Thread(target=read_to_end, args=(client, seen), daemon=True).start()
+        wait_until(lambda: seen == ["open"] * 3 and (job.run_dir / "starts").exists())
         started = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 0
         assert time.monotonic() - started < 2
-        wait_until(lambda: len(endings) == 3)
-    assert endings == ["ended"] * 3
+        wait_until(lambda: seen == ["open"] * 3 + ["ended"] * 3)
     wait_until(lambda: store.job(job.id).state == "done")
     assert len((job.run_dir / "starts").read_text().split()) == 1
 
 
-def read_to_end(client: httpx.Client) -> str:
+def read_to_end(client: httpx.Client, seen: list[str]) -> None:
+    """Append that the stream is open, and that it has ended as a stream does."""
     with client.stream("GET", "/api/v1/events") as response:
+        seen.append("open")
         for _ in response.iter_lines():
             pass
-    return "ended"
+    seen.append("ended")
 
 
 def test_a_service_that_is_killed_is_followed_by_one_that_goes_on(store: Store) -> None:

@@ -56,6 +56,7 @@ def site_of(root: Path) -> Site:
     access = Access(read_token(store.private / "token"), hosts_of(PORT, []))
     board = StatusBoard(scheduler_of(store), None)
     runs = Runs(store.root)
+    board.update()
     return Site(store, access, board, guarded(make_app(store, access, board, Streams(store, runs), runs), access))
 
 

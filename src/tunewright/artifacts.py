@@ -166,6 +166,11 @@ class RunDirectory:
     def events_path(self) -> Path:
         return self.path / "events.jsonl"
 
+    @property
+    def gguf_files(self) -> dict[str, Path]:
+        """Each exported model by its format: `export/model-q8_0.gguf` is `q8_0`."""
+        return {path.stem.removeprefix("model-"): path for path in sorted((self / "export").glob("*.gguf"))}
+
     def manifest_path(self, stage: str) -> Path:
         return self.path / "manifests" / f"{stage}.json"
 

@@ -23,53 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from tunewright.aliases import ALIASES
 from tunewright.errors import RecipeError
-
-ALIASES = {
-    "base_model": "model",
-    "model_name": "model",
-    "model_name_or_path": "model",
-    "chat_template_path": "chat_template",
-    "dataset": "data",
-    "datasets": "data",
-    "dataset_path": "data",
-    "train_file": "data",
-    "train_data": "data",
-    "eval_dataset": "eval_data",
-    "eval_file": "eval_data",
-    "validation_file": "eval_data",
-    "system": "system_prompt",
-    "default_system": "system_prompt",
-    "column_mapping": "columns",
-    "stratify": "stratify_by",
-    "stratify_by_column": "stratify_by",
-    "cutoff_len": "max_length",
-    "max_seq_length": "max_length",
-    "max_seq_len": "max_length",
-    "sequence_len": "max_length",
-    "lora_rank": "lora_r",
-    "r": "lora_r",
-    "lora_target": "lora_target_modules",
-    "target_modules": "lora_target_modules",
-    "lora_modules_to_save": "modules_to_save",
-    "lora_bias": "bias",
-    "load_4bit": "load_in_4bit",
-    "load_8bit": "load_in_8bit",
-    "optimizer": "optim",
-    "train_type": "finetuning_type",
-    "lr": "learning_rate",
-    "lr_scheduler": "lr_scheduler_type",
-    "epochs": "num_train_epochs",
-    "num_epochs": "num_train_epochs",
-    "batch_size": "per_device_train_batch_size",
-    "micro_batch_size": "per_device_train_batch_size",
-    "gradient_accumulation": "gradient_accumulation_steps",
-    "max_norm": "max_grad_norm",
-    "gradient_clipping": "max_grad_norm",
-    "use_gradient_checkpointing": "gradient_checkpointing",
-    "gguf": "export_formats",
-    "quantization": "export_formats",
-}
 
 
 def _as_list(value: Any) -> Any:
@@ -296,9 +251,11 @@ class VerifyKeys(ModelKeys):
     adapter_kl_limit: float = Field(1e-6, gt=0, description="Reloaded adapter, and merged in fp32, against training.")
     merged_kl_limit: float = Field(1e-3, gt=0)
     merged_top1_limit: float = Field(0.99, gt=0, le=1)
-    gguf_kl_limit: float = Field(1e-2, gt=0)
-    gguf_top1_limit: float = Field(0.98, gt=0, le=1)
-    gguf_clear_top1_limit: float = Field(0.99, gt=0, le=1, description="Where the first choice is clearly ahead.")
+    gguf_kl_limit: float | None = Field(None, gt=0, description="Of every GGUF; default: one for each format.")
+    gguf_top1_limit: float | None = Field(None, gt=0, le=1, description="Of every GGUF; default: one for each format.")
+    gguf_clear_top1_limit: float | None = Field(
+        None, gt=0, le=1, description="Where the first choice is clearly ahead; default: one for each format."
+    )
 
 
 class EvaluateKeys(ModelKeys):

@@ -45,7 +45,7 @@ class Served:
 def what_to_serve(run: RunDirectory, gguf_format: str | None) -> Served:
     """The GGUF of a finished run; `UsageError` if the run has no such export."""
     run.require_manifest("export")
-    files = {path.stem.removeprefix("model-"): path for path in sorted((run / "export").glob("*.gguf"))}
+    files = run.gguf_files
     name = gguf_format or next(iter(files), "")
     if name not in files:
         raise UsageError(str(run / "export"), f"there is no GGUF {name!r}", expected=" | ".join(files) or "an export")

@@ -5,7 +5,7 @@ The commands of `jobs` work on the store itself, with or without a service; with
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -95,32 +95,25 @@ def add(
         show(known.add(wanted, name, priority, needs or []), as_json)
 
 
-@jobs.command()
-def cancel(
-    job: JobNumber,
-    store: StorePath = RUNS,
-    server: Server = None,
-    token_file: TokenFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """End a job; what it has done so far stays."""
-    State.as_json = as_json
-    with jobs_of(store, server, token_file) as known:
-        show(known.want(job, "cancel"), as_json)
+def wish_command(wish: Literal["cancel", "stop"], summary: str) -> None:
+    """Add the command that asks a job for something while it runs."""
+
+    def command(
+        job: JobNumber,
+        store: StorePath = RUNS,
+        server: Server = None,
+        token_file: TokenFile = None,
+        as_json: AsJson = False,
+    ) -> None:
+        State.as_json = as_json
+        with jobs_of(store, server, token_file) as known:
+            show(known.want(job, wish), as_json)
+
+    jobs.command(wish, help=summary)(command)
 
 
-@jobs.command()
-def stop(
-    job: JobNumber,
-    store: StorePath = RUNS,
-    server: Server = None,
-    token_file: TokenFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Have a job save its state and stop; `retry` goes on from there."""
-    State.as_json = as_json
-    with jobs_of(store, server, token_file) as known:
-        show(known.want(job, "stop"), as_json)
+wish_command("cancel", "End a job; what it has done so far stays.")
+wish_command("stop", "Have a job save its state and stop; `retry` goes on from there.")
 
 
 @jobs.command()

@@ -171,13 +171,8 @@ def open_engines(config: EvaluateKeys, run: RunDirectory, context: int) -> Engin
     return {
         BASE: lambda: open_hf_engine(base, "base, Hugging Face", batch_size, template=trained_template(run)),
         TUNED: lambda: open_hf_engine(run / "merged", "merged, Hugging Face", batch_size),
-        **{label: partial(open_gguf, path, label) for label, path in gguf_files(run).items()},
+        **{label: partial(open_gguf, path, label) for label, path in run.gguf_files.items()},
     }
-
-
-def gguf_files(run: RunDirectory) -> dict[str, Path]:
-    """Each exported model by its format: `model-q8_0.gguf` is `q8_0`."""
-    return {path.stem.removeprefix("model-"): path for path in sorted((run / "export").glob("*.gguf"))}
 
 
 def targets_of(path: Path) -> list[str]:

@@ -12,12 +12,11 @@ two the adapter is merged into.
 import gc
 import importlib.metadata
 import importlib.util
-import math
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,7 +29,7 @@ from tunewright.artifacts import RunDirectory, StageResult, read_json, write_jso
 from tunewright.chat.conversation import Conversation
 from tunewright.chat.files import read_conversations
 from tunewright.chat.prompt import Prompt
-from tunewright.chat.rows import TokenRow, TokenRows
+from tunewright.chat.rows import TokenRows
 from tunewright.chat.supervise import Supervisor
 from tunewright.chat.trained import trained_template
 from tunewright.engines.canaries import (
@@ -42,20 +41,18 @@ from tunewright.engines.canaries import (
     write_canaries,
 )
 from tunewright.engines.hf import HFEngine, open_supervisor
-from tunewright.errors import EnvironmentLackError, RenderError, TrainingError
+from tunewright.errors import EnvironmentLackError, RenderError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_most, equal
 from tunewright.layouts.fused_lora import fuse_lora_layers
-from tunewright.layouts.layout import LAYOUT_FAILURES, Layout, plain_loss
-from tunewright.layouts.loss import causal_lm
 from tunewright.models.base import Base, find_base, load_model
 from tunewright.models.dequantized import QuantizedBase, record_quantized, write_choice
-from tunewright.models.liger import use_liger_kernels
 from tunewright.models.quantized import QuantizedWeights, count_quantized, validate_as_planned
 from tunewright.models.tensors import tensor_hashes
 from tunewright.recipe import TrainKeys
 from tunewright.train.checkpoints import MadeFrom, TrainingLog
-from tunewright.train.loop import Samples, Trainer, is_out_of_memory
+from tunewright.train.layout import choose_layout
+from tunewright.train.loop import Samples, Trainer
 from tunewright.train.lora import make_trainable, write_adapter
 from tunewright.train.original import open_original, prove_over_both
 from tunewright.train.ranks import TRAIN, Ranks, open_ranks, shard_layers
@@ -63,7 +60,6 @@ from tunewright.train.speed import peak_memory_bytes
 
 CHECKPOINTS = "checkpoints"
 TRACKERS = "trackers"
-ROWS_COMPARED = 4
 
 
 def inputs(config: TrainKeys) -> dict[str, str]:
@@ -291,57 +287,6 @@ def flat_values(config: TrainKeys) -> dict[str, int | float | str | bool]:
     """The recipe's keys as trackers take them."""
     keys = config.model_dump(mode="json")
     return {key: value if isinstance(value, (int, float, str)) else str(value) for key, value in keys.items()}
-
-
-def choose_layout(
-    config: TrainKeys, plan: dict[str, Any], model: Any, train: TokenRows, accelerator: Any, events: Events
-) -> tuple[Layout, Evidence]:
-    """The planned layout, if on real rows it gives the loss that the model gives each row alone; else the padded one.
-
-    Fused kernels come in between, so that they are held to what the model's own code gives.
-
-    Raises:
-        TrainingError: the padded layout does not either.
-    """
-    planned = Layout(
-        model,
-        plan["layout"],
-        plan["device"],
-        config.per_device_train_batch_size,
-        plan["pack_tokens"],
-        plan["keeps_prefix"],
-    )
-    shortest = sorted(range(len(train)), key=lambda index: train.lengths[index])
-    rows = [train[index] for index in shortest[:ROWS_COMPARED]]
-    limit = 1e-5 if plan["dtype"] == "float32" else 2e-2
-    detail = f"Relative difference of the summed loss of {len(rows)} rows to that of each row alone, before training."
-    with torch.no_grad(), accelerator.autocast():
-        expected = sum(plain_loss(model, row, plan["device"]) for row in rows)
-        if config.use_liger_kernel:
-            use_liger_kernels(causal_lm(model))
-        for layout in dict.fromkeys((planned, replace(planned, kind="padded"))):
-            difference = abs(whole_loss(layout, rows) - expected) / abs(expected)
-            if difference <= limit:
-                return layout, at_most("layout_is_exact", difference, limit, f"{layout.kind}: {detail}")
-            events.warning(
-                f"The layout {layout.kind} is not exact for this base (relative difference {difference:.1e})."
-            )
-    raise TrainingError(
-        f"model type {model.config.model_type!r}",
-        f"its loss over a batch is not that of its rows alone (relative difference {difference:.1e})",
-        mend=f"{'Leave use_liger_kernel out, or choose' if config.use_liger_kernel else 'Choose'} another base; please "
-        "report this one.",
-    )
-
-
-def whole_loss(layout: Layout, rows: Sequence[TokenRow]) -> float:
-    """The summed loss in a layout; infinite where the model does not take that layout."""
-    try:
-        return float(torch.stack(layout.loss_sums(rows, scale=None)).double().sum())
-    except LAYOUT_FAILURES as error:
-        if layout.kind == "padded" or is_out_of_memory(error):
-            raise
-        return math.inf
 
 
 def held_out_conversations(run: RunDirectory) -> list[Conversation]:

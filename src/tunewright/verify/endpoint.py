@@ -21,6 +21,7 @@ from tunewright.events import Events
 from tunewright.evidence import Evidence, at_most, equal, fact, failed
 from tunewright.models.base import find_base
 from tunewright.recipe import VerifyKeys
+from tunewright.verify.limits import served_kl_limit
 from tunewright.verify.prompt_counts import explain_counts
 
 # Of the answers, how many may leave the recorded one where its choice was clear, and how many at all, near ties among
@@ -157,16 +158,16 @@ def check_answers(config: VerifyKeys, run: RunDirectory, answers: Answers, event
     """What it says, against what the trained model said."""
     clear = mean([float(departure.clear and not departure.runs_on) for departure in answers.departures]) or 0.0
     departing = 1 - answers.share_kept
-    kl = mean(answers.divergences)
-    wrong = clear > CLEAR_LIMIT or departing > DEPARTURE_LIMIT or (kl is not None and kl > config.gguf_kl_limit)
-    cause = explain_answers(config, answers, kl, events) if wrong else ""
+    kl, kl_limit = mean(answers.divergences), served_kl_limit(config, run)
+    wrong = clear > CLEAR_LIMIT or departing > DEPARTURE_LIMIT or (kl is not None and kl > kl_limit)
+    cause = explain_answers(config, answers, kl, kl_limit, events) if wrong else ""
     count = len(answers.departures)
     said = f"Share of {count} answers that leave the recorded one"
     evidence = [
         check_ends(answers),
         at_most("endpoint_clear_departures", clear, CLEAR_LIMIT, f"{said} where its choice was clear."),
         at_most("endpoint_departures", departing, DEPARTURE_LIMIT, f"{said} anywhere, near ties among them."),
-        divergence_evidence(answers, kl, config.gguf_kl_limit),
+        divergence_evidence(answers, kl, kl_limit),
     ]
     return [evidence[0], *(with_cause(item, cause) for item in evidence[1:])]
 
@@ -196,9 +197,9 @@ def check_ends(answers: Answers) -> Evidence:
     return failed("endpoint_answers_that_run_on", len(on), "= 0", detail)
 
 
-def explain_answers(config: VerifyKeys, answers: Answers, kl: float | None, events: Events) -> str:
+def explain_answers(config: VerifyKeys, answers: Answers, kl: float | None, kl_limit: float, events: Events) -> str:
     """Why does it say something else, though it was asked the same?"""
-    if kl is not None and kl <= config.gguf_kl_limit:
+    if kl is not None and kl <= kl_limit:
         return "Its probabilities are the trained model's, its choices are not: sampling settings change the answers."
     if unlikely := unlikely_choices(answers):
         return f"It took {unlikely} tokens although it shows likelier ones: sampling settings change the answers."

@@ -38,8 +38,7 @@ def check_files(run: RunDirectory, base: Base, events: Events) -> list[Evidence]
         *attempt("merge_exact", lambda: check_merged(base.path, adapter, merged, events, base_of_merge(run))),
         *attempt("tokenizer_same", lambda: check_tokenizer(base.path, merged, template["chat_template"], stop_ids)),
     ]
-    for path in sorted((run / "export").glob("*.gguf")):
-        label = path.stem.removeprefix("model-")
+    for label, path in run.gguf_files.items():
         for item in attempt(
             "gguf_complete",
             lambda path=path: check_gguf(  # type: ignore[misc]

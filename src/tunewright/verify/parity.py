@@ -1,6 +1,7 @@
 """Parity: the canaries, answered by each artifact in its engine."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from tunewright.models.base import Base, compute_device, load_adapted, whole_dev
 from tunewright.models.dequantized import QuantizedBase, base_of_merge
 from tunewright.models.merge_in_memory import merged_in_float32
 from tunewright.recipe import Bits, VerifyKeys
+from tunewright.verify.limits import Limits, exact_limits, gguf_limits, rounded_limits
 
-Limits = dict[str, float]
 RECORDED = "what the trained model said"
 RECORDED_APART = "what the trained adapter said over the base as it is stored (it was trained over fewer bits)"
 
@@ -79,11 +80,6 @@ def compare_quantized(config: VerifyKeys, run: RunDirectory, base: Base) -> dict
     return describe("adapter_as_trained", parity, canaries, exact_limits(config))
 
 
-def exact_limits(config: VerifyKeys) -> Limits:
-    """For what computes the same numbers, up to the order of additions."""
-    return {"top1_agreement": 1.0, "clear_top1_agreement": 1.0, "mean_kl": config.adapter_kl_limit}
-
-
 def candidate_engines(
     config: VerifyKeys,
     run: RunDirectory,
@@ -97,12 +93,6 @@ def candidate_engines(
     Where the merge went into what was `quantized`, the adapter over the base as it is stored says nothing of it.
     """
     exact = exact_limits(config)
-    rounded = {**exact, "top1_agreement": config.merged_top1_limit, "mean_kl": config.merged_kl_limit}
-    gguf = {
-        "top1_agreement": config.gguf_top1_limit,
-        "clear_top1_agreement": config.gguf_clear_top1_limit,
-        "mean_kl": config.gguf_kl_limit,
-    }
     template = trained_template(run)
     adapter = run / "adapter"
     candidates: dict[str, tuple[Limits, Callable[[], Engine]]] = {}
@@ -111,13 +101,12 @@ def candidate_engines(
     if float32_fits(base.path):
         candidates["merged_in_float32"] = (exact, lambda: open_merged_in_float32(base, adapter, template, quantized))
     candidates["merged"] = (
-        rounded,
+        rounded_limits(config),
         lambda: open_hf_engine(run / "merged", "merged, Hugging Face", CANARY_BATCH, dtype),
     )
     longest = max(len(canary.prompt_ids) + len(canary.answer_ids) for canary in canaries)
-    for path in sorted((run / "export").glob("*.gguf")):
-        label = path.stem.removeprefix("model-")
-        candidates[label] = (gguf, lambda path=path, label=label: open_gguf(path, label, longest))  # type: ignore[misc]
+    for label, path in run.gguf_files.items():
+        candidates[label] = (gguf_limits(config, label), partial(open_gguf, path, label, longest))
     return candidates
 
 
