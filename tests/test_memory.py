@@ -146,6 +146,16 @@ def test_autocast_keeps_a_cast_copy_of_the_frozen_weights() -> None:
     assert mixed.breakdown["activations"] - plain.breakdown["activations"] > linear_weights
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_is_followed_up_to_the_ceiling_alone(checkpointing: bool) -> None:
+    whole = predict(gradient_checkpointing=checkpointing)
+    assert predict(gradient_checkpointing=checkpointing, ceiling=whole.peak_bytes).breakdown == whole.breakdown
+    for ceiling in (0, whole.breakdown["weights"], whole.peak_bytes - 1):
+        stopped = predict(gradient_checkpointing=checkpointing, ceiling=ceiling)
+        assert ceiling < stopped.peak_bytes <= whole.peak_bytes
+        assert sum(stopped.breakdown.values()) == stopped.peak_bytes
+
+
 def test_nothing_global_is_changed() -> None:
     def state() -> list[Any]:
         return [

@@ -14,10 +14,11 @@ times without.
 """
 
 import copy
+import math
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -119,15 +120,21 @@ class Allocation:
         return -rounded if self.is_release else rounded
 
 
+class AboveCeilingError(Exception):
+    """A step takes more memory than is of interest."""
+
+
 class StorageLog(TorchDispatchMode):
     """Records when each storage that an operator returns comes to life and when it dies.
 
     Storages can be labelled with a part at any time in their lives; tensors shaped like the logits label themselves.
+    Where they take more than `ceiling` bytes, `AboveCeilingError` ends what allocates them.
     """
 
-    def __init__(self, vocab_size: int) -> None:
+    def __init__(self, vocab_size: int, ceiling: float = math.inf) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.vocab_size = vocab_size
+        self.ceiling = ceiling
         self.allocations: list[Allocation] = []
         self.parts: dict[int, str] = {}
         self.current_bytes = 0
@@ -168,6 +175,8 @@ class StorageLog(TorchDispatchMode):
         if self.current_bytes > self.peak_bytes:
             self.peak_bytes = self.current_bytes
             self.peak_index = len(self.allocations)
+            if self.peak_bytes > self.ceiling:
+                raise AboveCeilingError
 
     def breakdown(self) -> dict[str, int]:
         """Bytes by part at the peak; what no label covers counts as activations."""
@@ -193,6 +202,7 @@ def predict_peak_bytes(
     adapter_dtype: torch.dtype = torch.float32,
     step: Step,
     device: Device = "cpu",
+    ceiling: float = math.inf,
 ) -> MemoryPrediction:
     """The peak memory of one step `forward, backward, clip_grad_norm_, optimizer` of what the recipe trains.
 
@@ -206,6 +216,7 @@ def predict_peak_bytes(
         device: where the step will run. Without CUDA here, the CPU's kernels stand in for those of `cuda`: autograd in
             torch needs a driver for `cuda` tensors, fake ones too. Both devices have attention that keeps no scores,
             but float32 attention with grouped heads and no mask may keep them on `cuda` alone.
+        ceiling: bytes. A step that takes more is not followed further, and its peak is what it has reached.
 
     Raises:
         ModelError: the architecture is not a causal language model that can be run without data.
@@ -214,7 +225,7 @@ def predict_peak_bytes(
     traced: Device = "cuda" if device == "cuda" and torch.cuda.is_available() else "cpu"
     autocast_dtype = None if compute_dtype == base_dtype else compute_dtype
     vocab_size = config.get_text_config().vocab_size
-    log = StorageLog(vocab_size)
+    log = StorageLog(vocab_size, ceiling)
     try:
         model = _meta_model(config, keys, base_dtype)
         with FakeTensorMode(allow_non_fake_inputs=True), _unpacked_positions():
@@ -227,9 +238,9 @@ def predict_peak_bytes(
             fuse_lora_layers(model)
             model.train()
             optimizer = _optimizer_with_state(model, keys, device)
-            _label_parts(model, optimizer, log, "weights" if keys.is_full else "adapter")
             layout = Layout(model, step.kind, traced, step.batch_size, step.budget, step.keeps_prefix)
-            with log:
+            with suppress(AboveCeilingError), log:
+                _label_parts(model, optimizer, log, "weights" if keys.is_full else "adapter")
                 _run_step(layout, step.rows, optimizer, _autocast(traced, autocast_dtype))
     except _UNTRACEABLE as error:
         raise ModelError(

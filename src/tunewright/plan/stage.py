@@ -98,8 +98,8 @@ class Planner:
     def longest(self) -> int:
         return max(self.rows.lengths)
 
-    def predict(self, changed: PlanKeys, limit: int) -> MemoryPrediction:
-        """What a step of a changed recipe takes, with rows cut to `limit` tokens."""
+    def predict(self, changed: PlanKeys, limit: int, ceiling: float = math.inf) -> MemoryPrediction:
+        """What a step of a changed recipe takes, with rows cut to `limit` tokens, or that it is above a ceiling."""
         import torch
 
         planned = self.layout
@@ -112,13 +112,14 @@ class Planner:
             compute_dtype=getattr(torch, self.dtype),
             step=largest_step(changed, self.rows, planned, limit),
             device=self.device,
+            ceiling=math.inf if changed.fsdp else ceiling,
         )
         return prediction.sharded(launched_processes()) if changed.fsdp else prediction
 
     def find_fit(self, budget_bytes: int) -> Fit | None:
         return find_fit(
             self.config,
-            lambda changed, limit: self.predict(changed, limit).peak_bytes,
+            lambda changed, limit: self.predict(changed, limit, budget_bytes).peak_bytes,
             budget_bytes,
             self.longest,
         )
