@@ -10,7 +10,6 @@ the scene is played to its end, and `faults` says what is wrong then.
 """
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -22,9 +21,13 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from crash_faults import acknowledged, faults, faults_at_once, row
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENE = ROOT / "tests" / "crash_scene.py"
@@ -44,6 +47,12 @@ class Tally:
     points: int = 0
     kills: int = 0
     faults: int = 0
+
+    def count(self, where: str, found: list[str]) -> None:
+        self.points += 1
+        self.faults += bool(found)
+        for fault in found:
+            say(f"{where}: {fault}")
 
 
 def environment(stage: Path, without: str = "") -> dict[str, str]:
@@ -118,69 +127,6 @@ def processes_in(place: Path) -> list[int]:
     return found
 
 
-def faults(stage: Path) -> list[str]:
-    """What is wrong with a stage on which the scene has ended; empty if nothing is."""
-    return [*faults_of_the_book(stage), *faults_of_runs(stage), *faults_of_the_inbox(stage)]
-
-
-def faults_of_the_book(stage: Path) -> Iterator[str]:
-    database = sqlite3.connect(stage / "store/.service/jobs.sqlite")
-    damage = database.execute("PRAGMA integrity_check").fetchone()[0]
-    if damage != "ok":
-        yield f"the store is damaged: {damage}"
-        return
-    names = {row[0]: row[1] for row in database.execute("SELECT name, state FROM jobs")}
-    for name in acknowledged(stage):
-        if names.get(name) != "done":
-            yield f"the job {name} was answered and is {names.get(name, 'lost')}"
-    if database.execute("SELECT count(*) FROM attempts WHERE ended IS NULL").fetchone()[0]:
-        yield "a lease is held when all is done"
-    yield from (f"{name} is there twice" for name, count in Counter(_job_names(database)).items() if count > 1)
-    database.close()
-
-
-def _job_names(database: sqlite3.Connection) -> list[str]:
-    return [row[0] for row in database.execute("SELECT name FROM jobs")]
-
-
-def acknowledged(stage: Path) -> list[str]:
-    path = stage.parent / f"{stage.name}-acknowledged"
-    return path.read_text().split() if path.exists() else []
-
-
-def faults_of_runs(stage: Path) -> Iterator[str]:
-    for run in sorted((stage / "store").iterdir()):
-        if run.name.startswith("."):
-            continue
-        yield from (f"{run.name}: {word}" for word in ("TWICE", "OVERLAP") if (run / word).exists())
-        with suppress(FileNotFoundError):
-            if not is_json(run / "result.json"):
-                yield f"{run.name}: its result is half published"
-
-
-def faults_of_the_inbox(stage: Path) -> Iterator[str]:
-    inbox = stage / "inbox"
-    kept = Counter(path.read_text() for path in inbox.rglob("*.jsonl") if not path.name.startswith("."))
-    for number in (1, 2):
-        if kept[row(number)] != 1:
-            yield f"the file {number} of the inbox is there {kept[row(number)]} times"
-    receipts = [*inbox.glob("archive/*.receipt.json"), *(stage / "store").glob("*/receipt-*.json")]
-    yield from (f"{path.name} is no receipt" for path in receipts if not is_json(path))
-    if len(list(inbox.glob("archive/*.receipt.json"))) != 2:
-        yield "a file of the inbox has no receipt"
-    for copy in (stage / "store/.service/files").glob("*/rows.jsonl"):
-        if not copy.read_text().startswith('{"row": '):
-            yield f"{copy}: the copy in the store is not the file"
-
-
-def is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text())
-    except ValueError:
-        return False
-    return True
-
-
 def count_calls() -> dict[tuple[str, str], int]:
     """How often the service, and the busiest supervisor, make each call in a whole scene."""
     with tempfile.TemporaryDirectory() as place:
@@ -206,10 +152,6 @@ def new_stage(place: Path) -> Path:
     for number in (1, 2):
         (stage / f"inbox/rows{number}.jsonl").write_text(row(number))
     return stage
-
-
-def row(number: int) -> str:
-    return f'{{"row": {number}}}\n'
 
 
 def kill_points(points: int, calls: Sequence[str], seed: int = 7) -> list[Point]:
@@ -241,22 +183,25 @@ def shares(counts: dict[tuple[str, str], int], points: int) -> dict[tuple[str, s
     return result
 
 
-def kill(points: int, without: str = "", calls: Sequence[str] = CALLS) -> Tally:
-    """Kill at each point, play on until all is done, and look."""
+def kill(points: int, at_once: int = 1, without: str = "", calls: Sequence[str] = CALLS) -> Tally:
+    """Kill at each point, play on until all is done, and look; so many scenes are played at once."""
     tally = Tally()
-    for point in kill_points(points, calls):
-        with new_place() as place:
-            stage = new_stage(place)
-            tally.kills += was_killed(stage, play(stage, point, without))
-            found = faults_at_once(stage) or finish(stage, without)
-        tally.points += 1
-        tally.faults += bool(found)
-        for fault in found:
-            say(f"{point.who} {point.call} {point.when}: {fault}")
-        if tally.points % 20 == 0:
-            say(f"... {tally.points} points, {tally.kills} kills, {tally.faults} with faults")
+    with ThreadPoolExecutor(at_once) as crew:
+        for point, killed, found in crew.map(partial(kill_at, without=without), kill_points(points, calls)):
+            tally.kills += killed
+            tally.count(f"{point.who} {point.call} {point.when}", found)
+            if tally.points % 20 == 0:
+                say(f"... {tally.points} points, {tally.kills} kills, {tally.faults} with faults")
     say(f"{tally.points} points, {tally.kills} kills, {tally.faults} with faults")
     return tally
+
+
+def kill_at(point: Point, without: str) -> tuple[Point, bool, list[str]]:
+    """Whether somebody met the point, and what was wrong at once or when all was done."""
+    with new_place() as place:
+        stage = new_stage(place)
+        killed = was_killed(stage, play(stage, point, without))
+        return point, killed, faults_at_once(stage) or finish(stage, without)
 
 
 def was_killed(stage: Path, code: int) -> bool:
@@ -304,11 +249,7 @@ def power(points: int, without: str = "") -> Tally:
         with new_place() as place:
             cuts = take_cuts(place, min(10, points - tally.points), without)
             for cut in cuts:
-                found = faults_after_cut(place, cut)
-                tally.points += 1
-                tally.faults += bool(found)
-                for fault in found:
-                    say(f"power cut {cut.name}: {fault}")
+                tally.count(f"power cut {cut.name}", faults_after_cut(place, cut))
     say(f"{tally.points} power cuts, {tally.faults} with faults")
     return tally
 
@@ -342,24 +283,6 @@ def faults_after_cut(place: Path, cut: Path) -> list[str]:
         return faults_at_once(disk / "stage") or finish(disk / "stage")
 
 
-def faults_at_once(stage: Path) -> list[str]:
-    """What is wrong before anything goes on: jobs that were answered are lost, or results are half published."""
-    try:
-        with closing(sqlite3.connect(stage / "store/.service/jobs.sqlite")) as database:
-            names = _job_names(database)
-    except sqlite3.Error:
-        names = []
-    lost = [f"the job {name} was answered and is lost" for name in acknowledged(stage) if name not in names]
-    return [*lost, *half_published(stage)]
-
-
-def half_published(stage: Path) -> list[str]:
-    """What stands under its final name and is not whole, before anything goes on."""
-    finals = [*stage.glob("store/.service/jobs/*/recipe.yaml"), *stage.glob("inbox/archive/*.json")]
-    finals += [*stage.glob("store/.service/files/*/rows.jsonl"), *stage.glob("store/*/receipt-*.json")]
-    return [f"{path.relative_to(stage)} is there, and empty" for path in finals if path.stat().st_size == 0]
-
-
 # What is taken out, and how that is to be found: by kills at these calls, or without any by power cuts.
 MUTATIONS: dict[str, tuple[str, Sequence[str]]] = {
     "rename": ("artifacts are written under their final names", ("write", "fsync", "close")),
@@ -369,17 +292,14 @@ MUTATIONS: dict[str, tuple[str, Sequence[str]]] = {
 }
 
 
-def try_the_harness(points: int) -> bool:
+def try_the_harness(points: int, at_once: int) -> bool:
     """Whether each mutation is found."""
     found_all = True
     for name, (words, calls) in MUTATIONS.items():
-        faults = (kill(points, name, calls) if calls else power(points, name)).faults
+        faults = (kill(points, at_once, name, calls) if calls else power(points, name)).faults
         say(f"without {name} ({words}): {'found' if faults else 'NOT FOUND'}, at {faults} of {points} points")
         found_all = found_all and faults > 0
     return found_all
-
-
-MODES = {"kill": kill, "power": power}
 
 
 def say(words: str) -> None:
@@ -388,13 +308,14 @@ def say(words: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=[*MODES, "self"])
-    parser.add_argument("--points", type=int, default=0)
+    parser.add_argument("mode", choices=["kill", "power", "self"])
+    parser.add_argument("--points", type=int, help="default: 500, 50, and 40 of each kind")
+    parser.add_argument("--at-once", type=int, default=1, help="scenes that are played beside each other")
     words = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if words.mode == "self":
-        sys.exit(not try_the_harness(words.points or 40))
-    tally = MODES[words.mode](words.points or {"kill": 500, "power": 50}[words.mode])
+        sys.exit(not try_the_harness(words.points or 40, words.at_once))
+    tally = kill(words.points or 500, words.at_once) if words.mode == "kill" else power(words.points or 50)
     sys.exit(tally.faults > 0)
 
 

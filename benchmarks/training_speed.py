@@ -75,11 +75,12 @@ def main() -> None:
     )
     parser.add_argument("--device", choices=tuple(PEER_SETTINGS), default="cpu")
     parser.add_argument("--steps", type=int, default=3, help="timed steps")
+    parser.add_argument("--compiled", action="store_true", help="compile each of our layers with torch.compile")
     parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours:
         rows = Path(arguments.workloads[0])
-        print("RESULT", json.dumps(train_ours(arguments.model, rows, arguments.layout, arguments.device)))
+        print("RESULT", json.dumps(train_ours(arguments.model, rows, arguments)))
         return
     print("| workload | tokens a row | layout | s a step | used | TRL s a step | its best setting | ratio | memory |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -93,6 +94,7 @@ def measured(arguments: argparse.Namespace, workload: str) -> str:
         path = Path(directory) / "rows.json"
         path.write_text(json.dumps({"rows": rows, "steps": arguments.steps + 1}), encoding="utf-8")
         options = ["--layout", arguments.layout, "--device", arguments.device]
+        options += ["--compiled"] if arguments.compiled else []
         ours = result_of([sys.executable, __file__, str(arguments.model), str(path), "--ours", *options])
         peers = {}
         for setting in arguments.settings or PEER_SETTINGS[arguments.device]:
@@ -157,7 +159,7 @@ def chat_row(tokenizer: Any, question: str, answer: str) -> tuple[list[int], lis
     return [*prompt, *end], [0] * len(prompt) + [1] * len(end)
 
 
-def train_ours(model_path: Path, rows_path: Path, layout: str, device: str) -> dict[str, Any]:
+def train_ours(model_path: Path, rows_path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """The steps of `tunewright.train` on these rows, in the layout that the plan chooses."""
     import time
 
@@ -169,14 +171,14 @@ def train_ours(model_path: Path, rows_path: Path, layout: str, device: str) -> d
     from tunewright.chat.supervise import SupervisedRow
     from tunewright.layouts.fused_lora import fuse_lora_layers
     from tunewright.layouts.layout import Layout
-    from tunewright.models.base import load_model
+    from tunewright.models.base import decoder_layers, load_model
     from tunewright.plan.layout import choose_layout
     from tunewright.plan.stage import linear_parameters, matmul_flops
     from tunewright.recipe import PlanKeys, TrainKeys
     from tunewright.train.lora import attach_adapter
     from tunewright.train.speed import peak_memory_bytes
 
-    config = TrainKeys(learning_rate=1e-4)
+    config, layout, device = TrainKeys(learning_rate=1e-4), arguments.layout, arguments.device
     data = json.loads(rows_path.read_text(encoding="utf-8"))["rows"]
     made = [SupervisedRow("", np.array(ids, np.int32), np.array(mask, np.bool_), mask.index(1)) for ids, mask in data]
     write_rows(rows_path.with_suffix(".safetensors"), made)
@@ -186,6 +188,9 @@ def train_ours(model_path: Path, rows_path: Path, layout: str, device: str) -> d
     dtype = "float32" if device == "cpu" else "bfloat16"
     model = attach_adapter(load_model(model_path, getattr(torch, dtype), device), config)
     fuse_lora_layers(model)
+    if arguments.compiled:
+        for layer in decoder_layers(model):
+            layer.compile(dynamic=True)
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0)
