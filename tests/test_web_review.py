@@ -91,6 +91,7 @@ PLACES: list[tuple[Any, dict[str, str], str]] = [
     ({"instruction": "a", "input": "c", "output": "b", "history": [["d", "e"]]}, {}, "b"),
     (said("b"), {}, "b"),
     (said([part("b")]), {}, "b"),
+    (said([{"type": "reasoning", "value": "hm"}, {"type": "text", "value": "b"}]), {}, "b"),
     ({"messages": json.dumps(said("b")["messages"])}, {}, "b"),
     ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, {}, "b"),
     ({"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}, {}, "b"),
@@ -479,6 +480,10 @@ def test_a_file_with_too_many_rows_or_that_changes_is_refused_and_leaves_nothing
         reviewed(tmp_path, lines_of([chat(1)] * 3))
     hashes = iter(["a", "b"])
     monkeypatch.setattr(rows_module, "sha256_of_file", lambda path: next(hashes))
+    with pytest.raises(DataError, match="it changed while it was read"):
+        reviewed(tmp_path, lines_of([chat(1)]))
+    (tmp_path / ".service/reviews/.new-killed").mkdir()
+    hashes = iter(["a", "b"])
     with pytest.raises(DataError, match="it changed while it was read"):
         reviewed(tmp_path, lines_of([chat(1)]))
     assert list((tmp_path / ".service/reviews").iterdir()) == []

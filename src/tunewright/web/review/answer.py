@@ -16,6 +16,7 @@ from tunewright.data.account import Account, account_for
 from tunewright.data.exact_json import Json, json_text, parse_json
 from tunewright.data.faults import RowError, a_kind
 from tunewright.data.formats.detect import read_row
+from tunewright.data.formats.messages import TEXT_KEYS, TEXT_PARTS, is_part_list
 from tunewright.data.formats.reading import Dialogue, Reading
 from tunewright.data.read import Record, Row, Source
 from tunewright.recipe import DataKeys
@@ -90,10 +91,15 @@ def steps_to_answer(value: Json, field: str) -> Steps | None:
     if steps is None:
         return None
     found = value_at(value, steps)
-    if isinstance(found, list) and all(isinstance(part, dict) and "type" in part for part in found):
-        texts = [(number, key) for number, part in enumerate(found) for key in ("text", "value") if key in part]
-        return (*steps, *texts[0]) if len(texts) == 1 else None
-    return steps
+    if not is_part_list(found):
+        return steps
+    texts = [number for number, part in enumerate(found) if part["type"] in TEXT_PARTS]
+    return (*steps, texts[0], text_key(found[texts[0]])) if len(texts) == 1 else None
+
+
+def text_key(part: dict[str, Json]) -> str:
+    """Under which key a part of a content has its text."""
+    return next((key for key in TEXT_KEYS if key in part), TEXT_KEYS[0])
 
 
 def steps_to(value: Json, field: str) -> Steps | None:

@@ -78,7 +78,8 @@ def finish(reviews: Reviews, number: str, files: Path, keep_undecided: bool) -> 
         found = Finished(
             str(path), sha256, size, left, **kinds, kept_undecided=keep_undecided, decisions=decisions, time=time.time()
         )
-        write_json(review.directory / FINISHED, asdict(found))
+        with reviews.held(number):
+            write_json(review.directory / FINISHED, asdict(found))
     except OSError as error:
         raise environment_error(error) from None
     finally:

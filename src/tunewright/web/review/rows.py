@@ -102,6 +102,8 @@ def prepare(source: Source, config: DataKeys, notes: Notes, reviews: Path) -> Fa
     final = reviews / number
     if final.is_dir():
         return read_facts(final)
+    for left_over in reviews.glob(".new-*"):  # one is made at a time; this one was killed
+        shutil.rmtree(left_over, ignore_errors=True)
     temporary = reviews / f".new-{secrets.token_hex(8)}"
     temporary.mkdir(parents=True, mode=0o700)
     try:

@@ -93,8 +93,13 @@ def excerpt_of(review: Review, entry: Entry) -> str:
     latest = review.journal.latest(entry.number)
     if latest is not None and latest.text is not None:
         return one_line(latest.text)
-    answer = review.answer(entry) if is_small(entry) and entry.head.is_row else None
-    return one_line(answer if answer is not None else entry.head.place.why)
+    if not is_small(entry) or not entry.head.is_row:
+        return one_line(entry.head.place.why)
+    answer = review.answer(entry)
+    if answer is None:
+        conversations = account_of(value_of(entry.text), review.config).conversations
+        answer = conversations[0].target if conversations else entry.head.place.why
+    return one_line(answer)
 
 
 def one_line(text: str) -> str:
