@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from hypothesis import strategies as st
 
 from jobs_bench import wait_until
 from test_web_pages import HOSTILE, read, words
+from tunewright.artifacts import write_json
 from tunewright.data.exact_json import json_text, parse_json
 from tunewright.data.read import Source, read_rows
-from tunewright.errors import ArtifactError, DataError, EnvironmentLackError, JobError, JobNotFoundError
-from tunewright.recipe import DataKeys
+from tunewright.errors import ArtifactError, DataError, EnvironmentLackError, JobError, JobNotFoundError, UsageError
+from tunewright.recipe import DataKeys, Recipe
+from tunewright.web.looks import Look
 from tunewright.web.review import rows as rows_module
 from tunewright.web.review.answer import broken_by, place_of, text_at, with_answer
 from tunewright.web.review.finish import finish
+from tunewright.web.review.process import chosen
 from tunewright.web.review.reviews import Review, Reviews
 from tunewright.web.review.rows import Facts, Noted, notes_of, prepare
 from web_bench import Site, site_of
@@ -208,7 +212,9 @@ def test_an_answer_that_nobody_changed_is_accepted_and_not_edited(tmp_path: Path
 
 
 def test_an_answer_that_breaks_its_json_is_told_before_it_is_kept_and_may_be_meant(review: Review) -> None:
-    with pytest.raises(JobError, match=r"lacks 1 key of the old one: 'id'.* Mend it, or say that you mean it"):
+    with pytest.raises(
+        JobError, match=r"lacks 1 key of the old one: 'id'.* say that you mean it"
+    ):
         review.decide(1, "accept", 0, '{"kind": "x"}')
     assert review.journal.version(1) == 0
     assert review.decide(1, "accept", 0, '{"kind": "x"}', anyway=True).state == "edited"
@@ -271,6 +277,7 @@ def test_a_journal_cut_anywhere_keeps_every_whole_line_and_goes_on(review: Revie
 DECIDE_FOR_EVER = """
 import sys
 from pathlib import Path
+from tunewright.web.review.process import chosen
 from tunewright.web.review.reviews import Review
 review = Review(Path(sys.argv[1]))
 while True:
@@ -570,6 +577,24 @@ def test_from_a_check_to_its_rows(site: Site, tmp_path: Path) -> None:
     assert f"/reviews/{number}" in read(site, "/data")
     html = read(site, f"/reviews/{number}?state=noted")
     assert "dominating target" in words(html)
+
+
+def test_a_check_of_several_files_asks_which_one_is_meant(site: Site, tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("one.jsonl", "two.jsonl")]
+    for path in paths:
+        path.write_text(lines_of([chat(1)]))
+    look = Look(f"{0:013d}-00000000", "check", "", {}, 0.0, "done")
+    directory = site.store.private / "looks" / look.id
+    write_json(directory / "look.json", asdict(look))
+    write_json(directory / "result.json", {"files": [{"file": path.name} for path in paths]})
+    head = {"verdict": "pass", "glyph": "", "word": "", "sentence": "", "figures": []}
+    write_json(directory / "head.json", head)
+    html = read(site, f"/data/{look.id}")
+    assert "<option>one.jsonl</option><option>two.jsonl</option>" in html
+    recipe = Recipe(data=[str(path) for path in paths])
+    assert chosen(recipe, "two.jsonl").path == paths[1]
+    with pytest.raises(UsageError, match=r"names 2 files; expected one of one\.jsonl, two\.jsonl"):
+        chosen(recipe, "")
 
 
 PAGES = ("", "?state=accepted", "/rows/1", "/rows/3", "/finish")

@@ -142,7 +142,7 @@ class Review:
             raise JobError(where, f"the new answer cannot be learned ({fault.reason})") from None
         broken = broken_by(answer, text)
         if broken and not anyway:
-            raise JobError(where, broken, mend="Mend it, or say that you mean it: tick “keep it anyway”.")
+            raise JobError(where, broken, mend="Mend it, or say that you mean it (`anyway`): tick “keep it anyway”.")
 
 
 class Reviews:

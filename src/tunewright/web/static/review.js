@@ -17,7 +17,7 @@
     if (event.target === text && event.key === "Escape") text.blur();
     if (event.target === text && event.key === "Enter" && (event.ctrlKey || event.metaKey)) press("a");
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    if (event.target.closest("input, textarea, select")) return;
+    if (event.target.closest('input:not([type="checkbox"]), textarea, select')) return;
     if (/^[a-z]$/.test(event.key) && press(event.key)) event.preventDefault();
   });
 
