@@ -34,10 +34,14 @@ def every_path(site: Site) -> list[str]:
     """Each route with something in its places, and two that are none."""
     paths = site.ask("GET", "/api/v1/openapi.json").json()["paths"]
     look = f"{0:013d}-00000000"
+    review = "0" * 32
     places = {"job": 1, "wish": "stop", "name": "run", "look": look, "path": "recipe.yaml", "chat": "0" * 16}
+    places |= {"review": review, "row": 1}
     pages = ["/", "/runs", "/runs/run", "/runs/run/report", "/runs/run/artifacts", "/runs/run/chat", "/compare"]
     pages += ["/data", f"/data/{look}", "/new", "/settings", "/wall", "/parts/home", "/parts/runs", "/parts/runs/run"]
     pages += ["/parts/runs/run/votes", f"/parts/data/{look}", f"/parts/plan/{look}", "/parts/doctor", "/parts/wall"]
+    pages += [f"/opening/{look}", f"/parts/opening/{look}", f"/reviews/{review}", f"/reviews/{review}/rows/1"]
+    pages += [f"/reviews/{review}/next", f"/reviews/{review}/finish"]
     return [*(path.format(**places) for path in paths), *pages, "/nowhere", "/api/v1/openapi.json", "/docs"]
 
 

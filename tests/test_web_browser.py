@@ -22,8 +22,11 @@ from conftest import TINY_RECIPE
 from jobs_bench import add, wait_until
 from report_sample import write_sample_run
 from tiny_rows import tiny_rows
+from tunewright.data.read import Source, read_rows
 from tunewright.jobs.job import Outcome
 from tunewright.jobs.store import Store
+from tunewright.recipe import DataKeys
+from tunewright.web.review.rows import Noted, prepare
 from web_bench import service
 
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
@@ -189,6 +192,63 @@ PAGES = (
     "/data",
     "/new",
 )
+ROWS_TO_REVIEW = [
+    {"prompt": "The press rattles.", "completion": '{"kind": "fault", "urgent": true}', "id": 1},
+    {"prompt": "A second key, please.", "completion": '{"kind": "wish", "urgent": false}', "id": 2},
+    {"prompt": "Which is better?", "chosen": "This one.", "rejected": "That one.", "id": 3},
+]
+
+
+def review_in(store: Store) -> str:
+    """The id of a review of three rows, the last of which the check had noted."""
+    path = store.private / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS_TO_REVIEW))
+    source = Source(path, path.name)
+    last = list(read_rows(source))[-1]
+    notes = {last.id: Noted(last.sha256, ["no system prompt: Which is better?"])}
+    return prepare(source, DataKeys(), notes, store.private / "reviews").id
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_answers_are_reviewed_with_the_keyboard(chromium: Any, tmp_path: Path, width: str) -> None:
+    store = Store(tmp_path / "store")
+    number = review_in(store)
+    with service(store.root) as (_, client):
+        url = str(client.base_url).rstrip("/")
+        visitor = Visitor(chromium, url, (store.private / "token").read_text(), width)
+        page = visitor.page
+        page.set_default_timeout(20_000)
+        page.goto(f"{url}/reviews/{number}")
+        visitor.see(f"review-{width}")
+        page.click("text=Begin")
+        page.wait_for_url("**/rows/3")
+        assert page.locator("textarea").count() == 0
+        page.keyboard.press("r")
+        page.wait_for_url("**/rows/1")
+        page.keyboard.press("e")
+        page.keyboard.type("arse")
+        assert page.input_value("#answer").startswith("arse{")
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#message >> text=no valid JSON")
+        visitor.faults.clear()  # Chromium tells of the refusal in its console
+        page.fill("#answer", '{"kind": "fault", "urgent": false}')
+        visitor.see(f"review-row-{width}")
+        page.keyboard.press("Escape")
+        page.keyboard.press("a")
+        page.wait_for_url("**/rows/2")
+        page.keyboard.press("u")
+        page.wait_for_url("**/rows/1")
+        page.wait_for_selector(".state >> text=undecided")
+        page.keyboard.press("a")
+        page.wait_for_url("**/rows/2")
+        page.keyboard.press("a")
+        page.wait_for_url("**/finish")
+        page.wait_for_selector("text=3 of 3 decided")
+        page.click("button >> text=Finish")
+        page.wait_for_selector("text=Of 3 rows: 2 kept as they are, 0 edited, 1 rejected")
+        visitor.see(f"review-finish-{width}")
+        visitor.is_content()
 
 
 @pytest.mark.slow
@@ -201,10 +261,11 @@ def test_axe_finds_nothing_serious_on_any_page(chromium: Any, axe: str, tmp_path
     attempt = store.claim(["cpu"])
     assert attempt is not None
     store.finish(attempt, Outcome("gate", "leakage = 3. Mend it, or go on knowingly with --accept leakage."))
+    review = f"/reviews/{review_in(store)}"
     with service(store.root) as (_, client):
         url = str(client.base_url).rstrip("/")
         visitor = Visitor(chromium, url, (store.private / "token").read_text(), "phone", scheme)
-        for path in (*PAGES, "/settings", "/wall"):
+        for path in (*PAGES, "/settings", "/wall", review, f"{review}/rows/1", f"{review}/rows/3", f"{review}/finish"):
             visitor.page.goto(url + path)
             visitor.page.evaluate(axe)
             found = visitor.page.evaluate("axe.run({resultTypes: ['violations']})")["violations"]

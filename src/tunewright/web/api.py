@@ -30,6 +30,8 @@ from tunewright.web.looks import Looks
 from tunewright.web.pages.frame import Center, page
 from tunewright.web.pages.routes import login_page, page_routes
 from tunewright.web.requests import Change, Id, Login, NewExport, NewJob, Nothing, Retry, described
+from tunewright.web.review.reviews import Reviews
+from tunewright.web.review_routes import review_routes
 from tunewright.web.runs import NAME, Runs
 from tunewright.web.static_files import PATHS
 from tunewright.web.status import StatusBoard
@@ -70,11 +72,12 @@ def make_app(store: Store, access: Access, board: StatusBoard, streams: Streams,
     app.include_router(job_routes(store), prefix="/api/v1/jobs", tags=["jobs"])
     app.include_router(run_routes(store, runs), prefix="/api/v1/runs", tags=["runs"])
     app.include_router(stream_routes(streams, runs), tags=["streams"])
-    looks = Looks(store.private)
-    app.include_router(look_routes(looks, Uploads(store)), tags=["looks"], responses=described(HTTPStatus.NOT_FOUND))
+    looks, uploads, reviews = Looks(store.private), Uploads(store), Reviews(store.private)
+    app.include_router(look_routes(looks, uploads), tags=["looks"], responses=described(HTTPStatus.NOT_FOUND))
+    app.include_router(review_routes(reviews, looks, uploads), tags=["reviews"], responses=described(*NOT_POSSIBLE))
     chats = Chats(runs, board)
     app.include_router(chat_routes(chats, streams), tags=["chats"], responses=described(*NOT_POSSIBLE))
-    app.include_router(page_routes(Center(store, board, runs, looks, chats)), include_in_schema=False)
+    app.include_router(page_routes(Center(store, board, runs, looks, chats, reviews)), include_in_schema=False)
     return app
 
 

@@ -1,4 +1,6 @@
-"""Looks: short jobs for a page, such as a check of rows or a plan. One at a time, each a process of its own.
+"""Looks: short jobs for a page, such as a check of rows, a plan, or a file made ready for its review.
+
+One at a time, each a process of its own.
 
     STORE/.service/looks/ID/    look.json, recipe.yaml, result.json (its stdout), log.txt (its stderr), what it wrote
 
@@ -33,7 +35,7 @@ MOST_KEPT = 100
 MOST_WAITING = 20
 SECONDS_AT_MOST = 3600.0
 DONE_CODES = (0, 3)
-Kind = Literal["check", "plan", "doctor"]
+Kind = Literal["check", "plan", "doctor", "review"]
 
 
 @dataclass(frozen=True)
@@ -187,4 +189,5 @@ COMMANDS: dict[Kind, Callable[[Path], list[str]]] = {
     "check": lambda at: [*PYTHON, "tunewright.web.check_process", str(at / "recipe.yaml"), str(at)],
     "plan": lambda at: [*PYTHON, "tunewright", "plan", str(at / "recipe.yaml"), "--json"],
     "doctor": lambda at: [*PYTHON, "tunewright", "doctor", "--json"],
+    "review": lambda at: [*PYTHON, "tunewright.web.review.process", str(at)],
 }

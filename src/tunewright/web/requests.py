@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tunewright.web.looks import ID as LOOK
+from tunewright.web.review.answer import MOST_CHARACTERS
 from tunewright.web.runs import NAME
 
 Id = Annotated[int, Field(ge=1, le=2**53)]
@@ -66,6 +68,34 @@ class NewVote(Request):
 
     question: Annotated[int, Field(ge=1, le=1000)]
     vote: Literal["left", "right", "tie"]
+
+
+class NewReview(Request):
+    """Which file of which check to review; the only one if none is named."""
+
+    check: Annotated[str, Field(pattern=LOOK)]
+    file: Annotated[str, Field(max_length=1000)] = ""
+
+
+class NewDecision(Request):
+    """A decision on a row.
+
+    Attributes:
+        version: of the row, as it was looked at.
+        text: the answer to accept, if it is to be another one than the file's.
+        anyway: keep an answer that is no JSON object any more, or lacks keys.
+    """
+
+    decision: Literal["accept", "reject", "undo"]
+    version: Annotated[int, Field(ge=0, le=2**53)]
+    text: Annotated[str, Field(max_length=MOST_CHARACTERS)] | None = None
+    anyway: bool = False
+
+
+class Finish(Request):
+    """Whether rows that nothing was decided on are kept or left out."""
+
+    undecided: Literal["keep", "leave out"]
 
 
 class Nothing(Request):

@@ -29,6 +29,7 @@ PLACES = {
                 "data.js",
                 "new.js",
                 "chat.js",
+                "review.js",
             ),
         )
     },

@@ -29,6 +29,8 @@ MEDIA = {
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 WEIGHT_KEYS = ("train", "training", "weight", "loss_weight")
 CALL_KEYS = ("tool_calls", "function_call")
+TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
+TEXT_KEYS = ("text", "value")
 USED = frozenset({*REASONING_KEYS, *WEIGHT_KEYS, *CALL_KEYS, "name", "tool_call_id", "train_reasoning"})
 
 
@@ -160,8 +162,8 @@ def take_parts(turn: Turn, reading: Reading) -> None:
 
 def read_part(part: RowObject, where: str, parts: Parts, reading: Reading) -> None:
     kind = part["type"]
-    if kind in {"text", "input_text", "output_text"}:
-        parts.texts.append(part_text(part, ("text", "value"), where))
+    if kind in TEXT_PARTS:
+        parts.texts.append(part_text(part, TEXT_KEYS, where))
     elif kind in {"reasoning", "thinking"}:
         parts.reasoning.append(part_text(part, (kind, "text", "value"), where))
     elif kind in {"tool_call", "function_call"} and "value" in part:

@@ -15,6 +15,7 @@ from tunewright.web.progress import event_of, progress_in
 
 LookId = Annotated[str, Path(pattern=ID)]
 SHOWN = 20
+MOST_FILES = 200
 
 
 def data_routes(center: Center) -> APIRouter:
@@ -23,7 +24,8 @@ def data_routes(center: Center) -> APIRouter:
     @router.get("/data")
     def data() -> Response:
         checks = [check_view(center, look) for look in center.looks.all("check")[:SHOWN]]
-        return page("data.html.j2", "Data", "/data", checks=checks, bases=bases_used(center))
+        reviews = center.reviews.all()[:SHOWN]
+        return page("data.html.j2", "Data", "/data", checks=checks, bases=bases_used(center), reviews=reviews)
 
     @router.get("/data/{look}")
     def check(look: LookId) -> Response:
@@ -53,7 +55,17 @@ def check_view(center: Center, look: Look) -> View:
 def whole_view(center: Center, look: Look) -> View:
     # The body comes from the check's own template, which escaped what the rows say.
     body = Markup(center.looks.file(look.id, "body.html")) if look.state == "done" else ""  # noqa: S704
-    return {"check": check_view(center, look), "body": body, "progress": progress_in(events_of(center, look))}
+    return {
+        "check": check_view(center, look),
+        "body": body,
+        "files": files_of(center, look) if look.state == "done" else [],
+        "progress": progress_in(events_of(center, look)),
+    }
+
+
+def files_of(center: Center, look: Look) -> list[str]:
+    """The files that a check read, by the names that it gave them."""
+    return [str(item["file"]) for item in center.looks.result(look.id).get("files", [])][:MOST_FILES]
 
 
 def events_of(center: Center, look: Look) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from tunewright.report import numbers
 from tunewright.report.page import breakable
 from tunewright.web.chats import Chats
 from tunewright.web.looks import Looks
+from tunewright.web.review.reviews import Reviews
 from tunewright.web.runs import Runs
 from tunewright.web.static_files import address_of
 from tunewright.web.status import StatusBoard
@@ -34,6 +35,7 @@ class Center:
     runs: Runs
     looks: Looks
     chats: Chats
+    reviews: Reviews
 
 
 def page(template: str, title: str, here: str = "", status: HTTPStatus = HTTPStatus.OK, **view: Any) -> HTMLResponse:

@@ -12,10 +12,13 @@ from tunewright.report import numbers
 from tunewright.web.looks import ID, Look
 from tunewright.web.pages.data import bases_used
 from tunewright.web.pages.frame import Center, View, page, part
+from tunewright.web.review.finish import finished
+from tunewright.web.review.reviews import ID as REVIEW
 from tunewright.web.runs import NAME
 
 LookId = Annotated[str, Path(pattern=ID)]
 ChosenLook = Annotated[str | None, Query(pattern=ID)]
+ChosenReview = Annotated[str | None, Query(pattern=REVIEW)]
 ChosenRun = Annotated[str | None, Query(pattern=NAME)]
 Kind = Literal["text", "number", "list", "long", "choice"]
 
@@ -62,8 +65,8 @@ def new_run_routes(center: Center) -> APIRouter:
     router = APIRouter()
 
     @router.get("/new")
-    def new_run(check: ChosenLook = None, run: ChosenRun = None) -> Response:
-        keys = keys_to_begin_with(center, check, run)
+    def new_run(check: ChosenLook = None, run: ChosenRun = None, review: ChosenReview = None) -> Response:
+        keys = keys_of_review(center, review) if review is not None else keys_to_begin_with(center, check, run)
         presets = {name: given for name, (_, given) in PRESETS.items()}
         return page(
             "new.html.j2",
@@ -97,6 +100,15 @@ def keys_to_begin_with(center: Center, check: str | None, run: str | None) -> di
             raise JobNotFoundError(f"run {run}", "there is no such run, or its recipe cannot be read") from None
         return recipe.model_dump(mode="json", exclude_defaults=True, exclude={"name"})
     return {}
+
+
+def keys_of_review(center: Center, number: str) -> dict[str, Any]:
+    """The file that a review was finished with, and how its rows are read."""
+    with center.reviews.held(number) as review:
+        found = finished(review)
+        if found is None:
+            raise JobNotFoundError(f"review {number}", "it is not finished", mend="Finish it first.")
+        return {"data": [found.path], **review.facts.keys}
 
 
 def field_view(key: str, kind: Kind, label: str) -> View:

@@ -10,6 +10,7 @@ from tunewright.web.pages.frame import Center, page
 from tunewright.web.pages.home import home_routes
 from tunewright.web.pages.live import live_routes
 from tunewright.web.pages.new_run import new_run_routes
+from tunewright.web.pages.review import review_page_routes
 from tunewright.web.pages.run_list import run_list_routes
 from tunewright.web.pages.settings import settings_routes
 from tunewright.web.pages.wall import wall_routes
@@ -17,7 +18,7 @@ from tunewright.web.static_files import PLACES, PREFIX, static_file
 
 PAGES = (
     *(home_routes, run_list_routes, live_routes, chat_page_routes, artifact_routes, data_routes, new_run_routes),
-    *(settings_routes, wall_routes),
+    *(review_page_routes, settings_routes, wall_routes),
 )
 KEPT_FOR_EVER = "private, max-age=31536000, immutable"
 

@@ -37,10 +37,11 @@
     return said;
   }
 
-  function fieldsOf(form) {
+  function fieldsOf(form, pressed) {
     const body = form.dataset.body ? JSON.parse(form.dataset.body) : {};
+    if (pressed && pressed.name) body[pressed.name] = pressed.value;
     for (const field of form.elements) {
-      if (!field.name || field.disabled) continue;
+      if (!field.name || field.disabled || field.type === "submit") continue;
       if (field.type === "checkbox") body[field.name] = field.checked;
       else if (field.type === "number") body[field.name] = field.value === "" ? null : Number(field.value);
       else if (field.type !== "radio" || field.checked) body[field.name] = field.value;
@@ -48,13 +49,14 @@
     return body;
   }
 
-  async function send(form) {
+  async function send(form, pressed) {
     const [method, path] = form.dataset.api.split(" ");
     const buttons = form.querySelectorAll("button");
     buttons.forEach((button) => { button.disabled = true; });
     try {
-      const said = await ask(method, path, fieldsOf(form));
+      const said = await ask(method, path, fieldsOf(form, pressed));
       say("");
+      form.dispatchEvent(new CustomEvent("taken"));
       if (form.dataset.then) location.assign(form.dataset.then.replace("{id}", said.id));
       else document.body.dispatchEvent(new CustomEvent("changed"));
     } catch (error) {
@@ -68,7 +70,7 @@
     const form = event.target.closest("form[data-api]");
     if (!form) return;
     event.preventDefault();
-    if (!form.dataset.sure || window.confirm(form.dataset.sure)) send(form);
+    if (!form.dataset.sure || window.confirm(form.dataset.sure)) send(form, event.submitter);
   });
 
   document.addEventListener("click", async (event) => {
