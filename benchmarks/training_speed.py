@@ -189,6 +189,7 @@ def train_ours(model_path: Path, rows_path: Path, arguments: argparse.Namespace)
     model = attach_adapter(load_model(model_path, getattr(torch, dtype), device), config)
     fuse_lora_layers(model)
     if arguments.compiled:
+        torch._dynamo.config.recompile_limit = 64  # every layer is another program, since it knows its number
         for layer in decoder_layers(model):
             layer.compile(dynamic=True)
     model.train()
