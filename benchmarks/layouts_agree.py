@@ -30,15 +30,16 @@ def losses_of(recipe: Path, overrides: dict[str, Any], layout: Kind, directory: 
 
 
 def main(recipe: Path, overrides: dict[str, Any]) -> None:
-    print("| layout | steps | first loss | last loss | largest difference to padded | smallest gradient norm |")
+    print("| layout | steps | first loss | last loss | last and largest difference to padded | least gradient norm |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
         reference: list[float] = []
         for layout in get_args(Kind):
             losses, norm = losses_of(recipe, overrides, layout, Path(directory))
             reference = reference or losses
-            difference = max(abs(ours - theirs) for ours, theirs in zip(losses, reference, strict=True))
-            print(f"| {layout} | {len(losses)} | {losses[0]:.5f} | {losses[-1]:.5f} | {difference:.1e} | {norm:.3f} |")
+            apart = [abs(ours - theirs) for ours, theirs in zip(losses, reference, strict=True)]
+            found = f"{losses[0]:.5f} | {losses[-1]:.5f} | {apart[-1]:.1e}, {max(apart):.1e}"
+            print(f"| {layout} | {len(losses)} | {found} | {norm:.3f} |")
 
 
 if __name__ == "__main__":
