@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from tunewright.errors import EnvironmentLackError, UsageError, environment_error
@@ -21,6 +22,12 @@ MOST_BYTES = 16 << 30
 BYTES_TO_LEAVE_FREE = 1 << 29
 MOST_AT_ONCE = 4
 SECONDS_OF_SILENCE = 30.0
+
+
+def validate_space(directory: Path, still_to_come: int, where: str, what: str = "it") -> None:
+    """Raise `EnvironmentLackError` if the disk would not keep enough free."""
+    if free_bytes(directory) - still_to_come < BYTES_TO_LEAVE_FREE:
+        raise EnvironmentLackError(where, f"the disk is too full for {what}", mend="Free some space.")
 
 
 @dataclass(frozen=True)
@@ -89,5 +96,4 @@ class Uploads:
         if size > MOST_BYTES:
             mend = "Put it on the machine of the service, and name its path."
             raise UsageError("upload", f"it has more than {MOST_BYTES >> 30} GiB", mend=mend)
-        if free_bytes(self.files) - still_to_come < BYTES_TO_LEAVE_FREE:
-            raise EnvironmentLackError("upload", "the disk is too full for it", mend="Free some space.")
+        validate_space(self.files, still_to_come, "upload")

@@ -16,16 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tunewright.artifacts import write_json
-from tunewright.errors import EnvironmentLackError, JobError, environment_error
+from tunewright.errors import JobError, environment_error
 from tunewright.jobs.inbox import keep_by_content
-from tunewright.jobs.store import free_bytes
 from tunewright.recipe import DataKeys
 from tunewright.web.review.answer import with_answer
 from tunewright.web.review.journal import Decision
 from tunewright.web.review.reviews import Review, Reviews
 from tunewright.web.review.rows import encoded, value_of
 from tunewright.web.review.sheet import Entry, entry_of
-from tunewright.web.uploads import BYTES_TO_LEAVE_FREE
+from tunewright.web.uploads import validate_space
 
 FINISHED = "finished.json"
 
@@ -65,7 +64,7 @@ def finish(reviews: Reviews, number: str, files: Path, keep_undecided: bool) -> 
     with reviews.held(number) as review:
         standing = {one.row: one for one in review.journal.standing()}
         decisions = len(review.journal.decisions)
-    validate_space(files, (review.sheet.path).stat().st_size)
+    validate_space(files, review.sheet.path.stat().st_size, "finish", "the new file")
     files.mkdir(exist_ok=True)
     temporary = files / f".upload-{secrets.token_hex(8)}"
     try:
@@ -93,11 +92,6 @@ def finished(review: Review) -> Finished | None:
         return Finished(**json.loads((review.directory / FINISHED).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def validate_space(files: Path, still_to_come: int) -> None:
-    if free_bytes(files) - still_to_come < BYTES_TO_LEAVE_FREE:
-        raise EnvironmentLackError("finish", "the disk is too full for the new file", mend="Free some space.")
 
 
 def write_file(

@@ -22,11 +22,10 @@ from tunewright.artifacts import flush_directory_entry, flush_to_disk, sha256_of
 from tunewright.data.exact_json import Json, json_text, parse_json
 from tunewright.data.faults import RowError
 from tunewright.data.read import Record, Row, Source, read_rows
-from tunewright.errors import ArtifactError, DataError, EnvironmentLackError
-from tunewright.jobs.store import free_bytes
+from tunewright.errors import ArtifactError, DataError
 from tunewright.recipe import DataKeys
 from tunewright.web.review.answer import Place, Steps, place_of
-from tunewright.web.uploads import BYTES_TO_LEAVE_FREE
+from tunewright.web.uploads import validate_space
 
 REVIEW, ROWS = "review.json", "rows.jsonl"
 MOST_ROWS = 200_000
@@ -160,16 +159,11 @@ def write_rows(path: Path, source: Source, config: DataKeys, notes: Notes) -> tu
             line = line_of(row, config, notes)
             unchecked += len(line)
             if unchecked >= BYTES_BETWEEN_CHECKS:
-                validate_space(path, len(line))
+                validate_space(path.parent, len(line), str(path.parent))
                 unchecked = 0
             digest.update(line)
             file.write(line)
     return count, digest.hexdigest()
-
-
-def validate_space(path: Path, still_to_come: int) -> None:
-    if free_bytes(path) - still_to_come < BYTES_TO_LEAVE_FREE:
-        raise EnvironmentLackError(str(path.parent), "the disk is too full for it", mend="Free some space.")
 
 
 def line_of(row: Row, config: DataKeys, notes: Notes) -> bytes:
