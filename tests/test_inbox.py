@@ -1,5 +1,6 @@
 """The inbox: every file is trained on once or rejected with a reason, whatever kind of thing it is."""
 
+import itertools
 import json
 import os
 import time
@@ -160,12 +161,13 @@ def test_hidden_and_unfinished_files_are_left_alone(inbox: Inbox) -> None:
     assert arrivals(inbox.store) == []
 
 
-def test_a_file_that_still_changes_waits_until_it_is_at_rest(inbox: Inbox) -> None:
-    inbox.seconds_at_rest = 0.2
+def test_a_file_that_still_changes_waits_until_it_is_at_rest(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=2)
+    monkeypatch.setattr("tunewright.jobs.inbox.monotonic", lambda: next(clock))
+    inbox.seconds_at_rest = 5
     path = put(inbox, "rows.jsonl")
     for _ in range(6):
         inbox.tick()
-        time.sleep(0.05)
         path.write_text(path.read_text() + ROW)
     assert inbox.store.jobs() == []
     while not inbox.store.jobs():

@@ -89,6 +89,6 @@ def test_serve_puts_the_trained_system_prompt_before_a_client_that_sends_none(sm
             answer = httpx.post(f"{url}/chat/completions", json=body, headers=headers, timeout=120, trust_env=False)
         finally:
             server.send_signal(signal.SIGINT)
-            assert server.wait(timeout=20) == 0, "Ctrl-C has to end it"
+            assert server.wait(timeout=60) == 0, "Ctrl-C has to end it"
     prompt_tokens = answer.json()["usage"]["prompt_tokens"]
     assert prompt_tokens > read_json(small_run / "tokens/lengths.json")["shared_prefix_tokens"]
