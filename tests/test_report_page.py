@@ -154,7 +154,12 @@ def test_run_without_a_name_is_called_like_its_directory(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("without", "failing", "accept", "sentence"),
     [
-        ((), (), (), "39 of 40 checks passed and 1 warning stands below: what you serve is what you trained."),
+        (
+            (),
+            (),
+            (),
+            "39 of 40 checks passed, with 1 warning (rarest_intent_share): what you serve is what you trained.",
+        ),
         ((), ("loss_is_finite",), (), "1 of 40 checks failed: loss_is_finite."),
         (
             (),

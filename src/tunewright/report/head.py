@@ -35,15 +35,15 @@ def verdict_sentence(certificate: Certificate) -> str:
     """What stands against the run, the worst first; else what was accepted or warned of; else that all is well."""
     checks = [item for item in evidence_of(certificate) if is_check(item)]
     passed = sum(item["verdict"] == "pass" for item in checks)
-    warned = sum(item["verdict"] == "warn" for item in checks)
+    warned = [item["name"] for item in checks if item["verdict"] == "warn"]
     so_far = f"{passed} of {numbers.plural(len(checks), 'check')} passed"
     if objections := _objections(certificate, len(checks)):
         return " ".join(objections)
     if accepted := certificate["accepted"]:
         return f"{so_far}; {numbers.listed(accepted)} failed and {'was' if len(accepted) == 1 else 'were'} accepted."
     if warned:
-        verb = "stands" if warned == 1 else "stand"
-        return f"{so_far} and {numbers.plural(warned, 'warning')} {verb} below: what you serve is what you trained."
+        warning = f"{numbers.plural(len(warned), 'warning')} ({numbers.listed(warned)})"
+        return f"{so_far}, with {warning}: what you serve is what you trained."
     return f"Every one of {numbers.plural(len(checks), 'check')} passed: what you serve is what you trained."
 
 
