@@ -56,7 +56,7 @@ from tunewright.recipe import Recipe, VerifyKeys
 from tunewright.verify.endpoint import check_endpoint
 from tunewright.verify.parity import read_canaries
 
-ARCHITECTURES = ("LlamaConfig", "MistralConfig", "Qwen2Config", "Qwen3Config", "GraniteConfig")
+ARCHITECTURES = ("LlamaConfig", "MistralConfig", "SmolLM3Config", "Qwen3Config", "GraniteConfig")
 ADAPTERS: tuple[dict[str, Any], ...] = (
     {},
     {"use_rslora": True},
