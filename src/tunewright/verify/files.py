@@ -13,17 +13,8 @@ from tunewright.models.dequantized import base_of_merge
 from tunewright.models.gguf_file import check_gguf, first_difference, read_gguf_facts
 from tunewright.models.merge_check import check_base, check_merged
 from tunewright.models.tensors import tensor_hashes
+from tunewright.models.tokenizer_file import TOKENIZER_PROBES
 from tunewright.verify.modelfile import check_modelfile
-
-TOKENIZER_TEXTS = (
-    "In 2024, 12345 + 67 = 12412.",
-    "Größe, Äpfel, Straße: 3,50 €",
-    "emoji 😀👩‍👩‍👧 and ‮ marks",
-    "def f(x):\n\treturn x  # tabs\n\n    spaces",
-    '{"intent": "refund", "urgency": null}',
-    "中文 العربية עברית ไทย",
-    "  leading and trailing  ",
-)
 
 
 def check_files(run: RunDirectory, base: Base, events: Events) -> list[Evidence]:
@@ -87,13 +78,13 @@ def check_bos(run: RunDirectory, path: Path, label: str) -> Evidence:
 def check_tokenizer(base: Path, merged: Path, chat_template: str, stop_ids: frozenset[int]) -> list[Evidence]:
     """That the merged checkpoint has the base's tokenizer, the trained template, and every stop token."""
     ours, theirs = load_tokenizer(base), load_tokenizer(merged)
-    differing = [text for text in TOKENIZER_TEXTS if ours.encode(text) != theirs.encode(text)]
+    differing = [text for text in TOKENIZER_PROBES if ours.encode(text) != theirs.encode(text)]
     size = len(ours) - len(theirs)
-    detail = f"{len(TOKENIZER_TEXTS)} texts give the same ids in merged/ as in the base."
+    detail = f"{len(TOKENIZER_PROBES)} texts give the same ids in merged/ as in the base."
     if differing or size:
         detail = (
             f"merged/ has the tokenizer of another model: {len(theirs)} tokens against {len(ours)} of the base; "
-            f"{len(differing)} of {len(TOKENIZER_TEXTS)} texts give other ids."
+            f"{len(differing)} of {len(TOKENIZER_PROBES)} texts give other ids."
         )
     template = str(theirs.chat_template or "")
     stated = generation_stop_ids(merged)
