@@ -141,6 +141,8 @@ def one_run(place: Path, index: int) -> dict[str, Any]:
         "settings": {**settings, "seed": index},
         "checks": sum(item.is_check for item in whole),
         "alarms": [f"{item.name} = {item.value}" for item in alarms if not item.name.endswith(OF_QUALITY)],
+        "positions": found["positions"],
+        "clear_positions": found["clear_positions"],
         "clean": found["figures"],
         "damaged": {in_words(damage): measured.of_damaged(damage) for damage in DAMAGES},
         "named": list(named_damages(place, run.path, index)) if index < PLAIN_RUNS else [],
@@ -223,7 +225,13 @@ class Measured:
             served, asked = self.asked(engine)
         finally:
             engine.close()
-        return {"figures": {**figures, **served}, "asked": [item.as_json() for item in asked]}
+        counts = read_json(self.run / "verify.json")["engines"][0]
+        return {
+            "figures": {**figures, **served},
+            "asked": [item.as_json() for item in asked],
+            "positions": counts["positions"],
+            "clear_positions": counts["clear_positions"],
+        }
 
     def of_damaged(self, damage: Damage) -> dict[str, Any]:
         return dict(kept(self.place / f"{damage.__name__}.json", lambda: self._of_damaged(damage)))

@@ -7,11 +7,12 @@ from typing import Any
 
 from tunewright.recipe import VerifyKeys
 from tunewright.verify.endpoint import CLEAR_LIMIT, DEPARTURE_LIMIT
-from tunewright.verify.limits import gguf_limits
+from tunewright.verify.limits import gguf_limits, less_chance
 
 Result = dict[str, Any]
 LIMITS = VerifyKeys()
 Q8_0 = gguf_limits(LIMITS, "q8_0")
+ALL, CLEAR = "positions", "clear_positions"
 FIXED = "fixed by the project's issues"
 CHOSEN = "chosen, and held against these runs"
 
@@ -26,6 +27,7 @@ class Gate:
         at_least: whether more of it is better.
         damaged_as: the figure of damaged weights that is held against it.
         origin: where the limit comes from.
+        counted: what it is a share of, where chance has a part in it.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Gate:
     at_least: bool
     damaged_as: str
     origin: str
+    counted: str = ""
 
     def worst(self, values: list[float]) -> float:
         return min(values) if self.at_least else max(values)
@@ -40,19 +43,20 @@ class Gate:
     def best(self, values: list[float]) -> float:
         return max(values) if self.at_least else min(values)
 
-    def fails(self, value: float) -> bool:
-        return not (value >= self.limit if self.at_least else value <= self.limit)
+    def fails(self, value: float, result: Result) -> bool:
+        limit = less_chance(self.limit, result[self.counted]) if self.counted else self.limit
+        return not (value >= limit if self.at_least else value <= limit)
 
 
 GATES = (
-    Gate("adapter_top1_agreement", 1.0, True, "merged_top1_agreement", FIXED),
+    Gate("adapter_top1_agreement", 1.0, True, "merged_top1_agreement", FIXED, ALL),
     Gate("adapter_mean_kl", LIMITS.adapter_kl_limit, False, "merged_mean_kl", FIXED),
-    Gate("merged_in_float32_top1_agreement", 1.0, True, "merged_top1_agreement", FIXED),
+    Gate("merged_in_float32_top1_agreement", 1.0, True, "merged_top1_agreement", FIXED, ALL),
     Gate("merged_in_float32_mean_kl", LIMITS.adapter_kl_limit, False, "merged_mean_kl", FIXED),
-    Gate("merged_top1_agreement", LIMITS.merged_top1_limit, True, "merged_top1_agreement", FIXED),
+    Gate("merged_top1_agreement", LIMITS.merged_top1_limit, True, "merged_top1_agreement", FIXED, ALL),
     Gate("merged_mean_kl", LIMITS.merged_kl_limit, False, "merged_mean_kl", FIXED),
-    Gate("q8_0_top1_agreement", Q8_0["top1_agreement"], True, "q8_0_top1_agreement", FIXED),
-    Gate("q8_0_clear_top1_agreement", Q8_0["clear_top1_agreement"], True, "q8_0_clear_top1_agreement", CHOSEN),
+    Gate("q8_0_top1_agreement", Q8_0["top1_agreement"], True, "q8_0_top1_agreement", FIXED, ALL),
+    Gate("q8_0_clear_top1_agreement", Q8_0["clear_top1_agreement"], True, "q8_0_clear_top1_agreement", CHOSEN, CLEAR),
     Gate("q8_0_mean_kl", Q8_0["mean_kl"], False, "q8_0_mean_kl", FIXED),
     Gate("endpoint_clear_departures", CLEAR_LIMIT, False, "endpoint_clear_departures", CHOSEN),
     Gate("endpoint_departures", DEPARTURE_LIMIT, False, "endpoint_departures", CHOSEN),
@@ -91,24 +95,32 @@ def gates(results: list[Result]) -> Iterator[str]:
     yield (
         "The worst value of a clean run and the best one of a damaged run: a limit that stands between them tells all "
         "of them apart by itself. Where it does not, it says how many damaged ones it lets pass; those are found by "
-        "another gate (next table), or by the comparison of the files, tensor by tensor, which allows for nothing."
+        "another gate (next table), or by the comparison of the files, tensor by tensor, which allows for nothing. "
+        "From a limit of a share is taken what chance explains over the run's positions (`verify/limits.py`); these "
+        f"runs have {positions_of(results)}."
     )
     rows = [row for gate in GATES if (row := gate_row(gate, results))]
     titles = ["gate", "limit", "worst clean", "runs", "best damaged", "damaged", "passed by it alone", "the limit is"]
     yield table(titles, rows)
 
 
+def positions_of(results: list[Result]) -> str:
+    counts = [result["positions"] for result in results]
+    return f"{min(counts)} to {max(counts)} of them" if counts else "none"
+
+
 def gate_row(gate: Gate, results: list[Result]) -> list[str]:
     clean = [result["clean"][gate.name] for result in results if gate.name in result["clean"]]
-    damaged = [
-        figures[gate.damaged_as]
+    of_runs = [
+        (figures[gate.damaged_as], result)
         for result in results
         for figures in result["damaged"].values()
         if gate.damaged_as in figures
     ]
     if not clean:
         return []
-    missed = sum(not gate.fails(value) for value in damaged)
+    missed = sum(not gate.fails(value, result) for value, result in of_runs)
+    damaged = [value for value, _ in of_runs]
     sign = "≥" if gate.at_least else "≤"
     best = f"{gate.best(damaged):.3g}" if damaged else "none"
     counts = [str(len(clean)), best, str(len(damaged)), str(missed)]
@@ -120,19 +132,18 @@ def damages(results: list[Result]) -> Iterator[str]:
     kinds = {"checkpoint": "merged_", "GGUF": "q8_0_", "endpoint": "endpoint_"}
     rows = []
     for name in dict.fromkeys(name for result in results for name in result["damaged"]):
-        found = [result["damaged"][name] for result in results if name in result["damaged"]]
-        counts = [f"{sum(is_found(figures, prefix) for figures in found)} of {len(found)}" for prefix in kinds.values()]
-        causes = Counter(figures["cause"].split(":")[-1].strip() for figures in found if figures["cause"])
+        found = [(result["damaged"][name], result) for result in results if name in result["damaged"]]
+        counts = [f"{sum(is_found(*each, prefix) for each in found)} of {len(found)}" for prefix in kinds.values()]
+        causes = Counter(figures["cause"].split(":")[-1].strip() for figures, _ in found if figures["cause"])
         rows.append([name, *counts, causes.most_common(1)[0][0] if causes else ""])
     if rows:
         yield "## Damaged weights, found by the limits alone"
         yield table(["damage", *kinds, "what the endpoint is most often found to be"], rows)
 
 
-def is_found(figures: dict[str, Any], prefix: str) -> bool:
-    return any(
-        gate.fails(figures[gate.name]) for gate in GATES if gate.name.startswith(prefix) and gate.name in figures
-    )
+def is_found(figures: dict[str, Any], result: Result, prefix: str) -> bool:
+    gates = [gate for gate in GATES if gate.name.startswith(prefix) and gate.name in figures]
+    return any(gate.fails(figures[gate.name], result) for gate in gates)
 
 
 def other_formats(results: list[Result]) -> Iterator[str]:

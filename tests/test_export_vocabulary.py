@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tiny_bases import write_base
 from tiny_model import write_weights
 from tunewright.engines.llama_cpp import LlamaCppEngine
 from tunewright.events import Events
@@ -49,6 +50,16 @@ def test_llama_cpp_cuts_text_as_tokenizer_json_does(tiny_base: Path, tmp_path: P
         change(directory / "tokenizer.json", normalizer={"type": "Sequence", "normalizers": [prepend, replace]})
         change(directory / "tokenizer_config.json", add_prefix_space=None)
     tokenizer = load_tokenizer(directory)
+    expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    assert ids_in_llama_cpp(directory, TEXTS) == expected
+
+
+@pytest.mark.slow
+def test_the_first_space_is_told_where_the_converter_says_nothing_of_it(tiny_base: Path, tmp_path: Path) -> None:
+    """As of this vocabulary for Qwen3, for which llama.cpp would put one."""
+    directory = shutil.copytree(tiny_base, tmp_path / "merged")
+    tokenizer = load_tokenizer(directory)
+    write_base(directory, "qwen3", vocab_size=len(tokenizer))
     expected = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     assert ids_in_llama_cpp(directory, TEXTS) == expected
 

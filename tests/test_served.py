@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from tunewright.errors import ArtifactError, EngineError, UsageError
 from tunewright.events import Events
 from tunewright.evidence import as_verdict
 from tunewright.recipe import VerifyKeys, read_recipe
-from tunewright.verify.endpoint import check_endpoint
+from tunewright.verify.endpoint import Answers, check_endpoint
 
 STOP = 9
 CLEAR, NEAR = TopLogprobs((1, 2), (-0.1, -3.0)), TopLogprobs((1, 2), (-0.6, -0.8))
@@ -86,6 +88,25 @@ def test_answers_that_part_at_a_near_tie_do_not_vary_clearly() -> None:
     assert not differs_clearly(served, "aff", spelled, frozenset())
     assert differs_clearly(served, "fff", spelled, frozenset())
     assert differs_clearly(replace(served, text="abd"), "abe", spelled, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("ends", "texts", "unstopped", "left_clearly"),
+    [
+        ((CLEAR, CLEAR, NEAR), ("abd", "abd", "abd"), 3, 0.0),  # the server does not stop
+        ((CLEAR, CLEAR, CLEAR), ("abd", "ab", "ab"), 0, 1 / 3),  # one model's choice
+        ((NEAR, NEAR, NEAR), ("abd", "abd", "ab"), 0, 0.0),  # near ties
+    ],
+)
+def test_a_server_that_does_not_stop_goes_on_behind_most_answers(
+    ends: tuple[TopLogprobs, ...], texts: tuple[str, ...], unstopped: int, left_clearly: float
+) -> None:
+    supervisor: Any = SimpleNamespace(decode=spelled, stop_ids=frozenset([STOP]))
+    canaries = [replace(canary_of((0, 1, STOP), CLEAR, CLEAR, end), id=str(number)) for number, end in enumerate(ends)]
+    served = tuple(Served(canary, text=text) for canary, text in zip(canaries, texts, strict=True))
+    answers = Answers(Played(supervisor, canaries), supervisor, served)
+    assert len(answers.unstopped) == unstopped
+    assert answers.share_left_clearly == left_clearly
 
 
 class Played:

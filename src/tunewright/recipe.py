@@ -250,11 +250,18 @@ class ExportKeys(ModelKeys):
 class VerifyKeys(ModelKeys):
     adapter_kl_limit: float = Field(1e-6, gt=0, description="Reloaded adapter, and merged in fp32, against training.")
     merged_kl_limit: float = Field(1e-3, gt=0)
-    merged_top1_limit: float = Field(0.99, gt=0, le=1)
+    merged_top1_limit: float = Field(
+        0.99,
+        gt=0,
+        le=1,
+        description="What chance explains is taken off: see docs/decisions/011-chance-in-limits.md.",
+    )
     gguf_kl_limit: float | None = Field(None, gt=0, description="Of every GGUF; default: one for each format.")
-    gguf_top1_limit: float | None = Field(None, gt=0, le=1, description="Of every GGUF; default: one for each format.")
+    gguf_top1_limit: float | None = Field(
+        None, gt=0, le=1, description="Of every GGUF; default: one for formats of 8 bits and more."
+    )
     gguf_clear_top1_limit: float | None = Field(
-        None, gt=0, le=1, description="Where the first choice is clearly ahead; default: one for each format."
+        None, gt=0, le=1, description="The same where the first choice is clearly ahead."
     )
 
 

@@ -115,6 +115,8 @@ class Parity:
         top1_agreement: share of answer positions at which the likeliest token is the recorded one.
         clear_top1_agreement: the same over the positions that were clear: the recorded first choice was at least 1.5
             times as likely as the second. Elsewhere, rounding alone may turn the order of two near equals.
+        positions: how many answer positions there are.
+        clear_positions: how many of them were clear.
         mean_kl: mean over positions of KL(recorded || engine) in nats, over the recorded tokens and one more outcome
             that stands for all the others.
         greedy_agreement: mean share of the recorded answer's tokens before the engine's own greedy answer departs.
@@ -125,6 +127,8 @@ class Parity:
     prompt_ids_equal: float
     top1_agreement: float
     clear_top1_agreement: float
+    positions: int
+    clear_positions: int
     mean_kl: float
     greedy_agreement: float
     answers: dict[str, str]
@@ -155,6 +159,8 @@ def compare_with_canaries(engine: Engine, canaries: Sequence[Canary]) -> Parity:
         prompt_ids_equal=equal_prompts / len(canaries),
         top1_agreement=sum(same) / len(same),
         clear_top1_agreement=sum(agreeing) / len(agreeing) if agreeing else 1.0,
+        positions=len(same),
+        clear_positions=len(agreeing),
         mean_kl=kl / len(same),
         greedy_agreement=agreement / len(canaries),
         answers=answers,

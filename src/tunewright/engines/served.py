@@ -82,8 +82,8 @@ class Departure:
     runs_on: bool = False
 
     def is_whole(self, canary: Canary) -> bool:
-        """Whether everything that was recorded was said."""
-        return self.runs_on or self.position == len(canary.answer_ids)
+        """Whether everything that was recorded was said, and no more."""
+        return self.position == len(canary.answer_ids)
 
 
 def departure_of(canary: Canary, text: str, decode: Decode, stop_ids: frozenset[int]) -> Departure:

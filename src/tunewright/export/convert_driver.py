@@ -1,6 +1,6 @@
 """Runs llama.cpp's converter in this process, faster, and on weights that are merged as it reads them.
 
-usage: python -m tunewright.export.convert_driver CONVERTER WEIGHTS BOS ARGUMENTS…
+usage: python -m tunewright.export.convert_driver CONVERTER WEIGHTS BOS ARGUMENTS… DIRECTORY
 (WEIGHTS: a pickled `VirtualWeights`, or `-` for the files themselves; BOS: `none` where no engine is to put one before
 a prompt, `-` for what the tokenizer's configuration says)
 
@@ -32,10 +32,10 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 AHEAD_BYTES = 512 << 20
 
 
-def main(converter: Path, weights: str, bos: str) -> None:
+def main(converter: Path, weights: str, bos: str, directory: Path) -> None:
     encode_with_llama_cpp()
     work_ahead()
-    complete_vocabulary(bos == NO_BOS)
+    complete_vocabulary(bos == NO_BOS, directory / "tokenizer.json")
     if weights != "-":
         read_virtual(pickle.loads(Path(weights).read_bytes()))  # noqa: S301  (its parent has just written it)
     runpy.run_path(str(converter), run_name="__main__")
@@ -84,16 +84,18 @@ def encode_with_llama_cpp() -> None:
     quants._apply_over_grouped_rows = over_rows
 
 
-def complete_vocabulary(without_bos: bool) -> None:
-    """Where the converter has a `tokenizer.json` alone, tell it what it does not read there; and of the BOS."""
+def complete_vocabulary(without_bos: bool, tokenizer_file: Path) -> None:
+    """Tell llama.cpp what the converter does not read of a `tokenizer.json`, most of it where there is nothing else.
+
+    What a SentencePiece vocabulary does with the first space is told wherever the converter leaves it to llama.cpp.
+    """
     import gguf
 
     usual_init, usual_header = gguf.LlamaHfVocab.__init__, gguf.GGUFWriter.write_header_to_file
-    read: dict[str, Any] = {}
 
     def init(vocabulary: Any, base_path: Path) -> None:
         usual_init(vocabulary, base_path)
-        read.update(json.loads(vocabulary.fname_tokenizer.read_text(encoding="utf-8")))
+        read = json.loads(vocabulary.fname_tokenizer.read_text(encoding="utf-8"))
         texts = {number: text for text, number in vocabulary.tokenizer.get_vocab().items()}
         scores, lowest = merge_scores(read), lowest_score(read)
         added, usual_type = added_tokens(read), vocabulary.get_token_type
@@ -107,9 +109,10 @@ def complete_vocabulary(without_bos: bool) -> None:
         vocabulary.get_token_type = kind_of
 
     def write_header(writer: Any, path: Path | None = None) -> None:
-        said = {key for part in writer.kv_data for key in part}
-        if read and gguf.Keys.Tokenizer.ADD_PREFIX not in said:
-            writer.add_add_space_prefix(adds_first_space(read))
+        said = {key: value.value for part in writer.kv_data for key, value in part.items()}
+        is_sentencepiece = said.get(gguf.Keys.Tokenizer.MODEL) == "llama"
+        if is_sentencepiece and gguf.Keys.Tokenizer.ADD_PREFIX not in said and tokenizer_file.is_file():
+            writer.add_add_space_prefix(adds_first_space(json.loads(tokenizer_file.read_text(encoding="utf-8"))))
         if without_bos:
             for part in writer.kv_data:
                 part.pop(gguf.Keys.Tokenizer.ADD_BOS, None)
@@ -176,4 +179,4 @@ def made(entry: Any) -> np.ndarray[Any, Any]:
 if __name__ == "__main__":
     _, script, weights, bos, *arguments = sys.argv
     sys.argv = [script, *arguments]
-    main(Path(script), weights, bos)
+    main(Path(script), weights, bos, Path(arguments[-1]))

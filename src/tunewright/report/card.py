@@ -221,7 +221,7 @@ def parity(contents: Contents, place: Place) -> str:
 
 
 def limited(value: str, sign: str, limit: float | None) -> str:
-    return value if limit is None else f"{value} ({sign} {limit:g})"
+    return value if limit is None else f"{value} ({sign} {limit:.3g})"
 
 
 def prompt(contents: Contents, place: Place) -> str:

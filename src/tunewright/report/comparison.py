@@ -50,7 +50,7 @@ def _engine_row(engine: View) -> View:
 
 
 def _limit_text(key: str, limit: float) -> str:
-    return f"{limit:g}" if key in CEILINGS else f"{limit * 100:g}{numbers.NARROW_SPACE}%"
+    return f"{limit:g}" if key in CEILINGS else f"{limit * 100:.3g}{numbers.NARROW_SPACE}%"
 
 
 def _holds(key: str, value: float | None, limit: float) -> bool:

@@ -5,6 +5,7 @@ again, by counting, and by letting the base answer. What cannot be seen from out
 gives other text in as many tokens looks like other weights, and a difference smaller than a near tie like rounding.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -52,8 +53,7 @@ class Answers:
 
     @cached_property
     def divergences(self) -> list[float]:
-        pairs = zip(self.heard, self.departures, strict=True)
-        found = [divergences(served, departure, self.text_of) for served, departure in pairs]
+        found = [divergences(served, departure, self.text_of) for served, departure in self.pairs]
         return [value for values in found for value in values or ()]
 
     def text_of(self, token: int) -> str:
@@ -61,11 +61,41 @@ class Answers:
         text = self.supervisor.tokenizer.decode([token], skip_special_tokens=True)
         return "" if NOT_DECODED in text else str(text)
 
+    @cached_property
+    def pairs(self) -> tuple[tuple[Served, Departure], ...]:
+        return tuple(zip(self.heard, self.departures, strict=True))
+
+    @cached_property
+    def unstopped(self) -> tuple[Served, ...]:
+        """Answers that go on behind a token at which the server does not stop.
+
+        It goes on behind most answers that were recorded with that end, and behind one that ended clearly. If fewer go
+        on, the model chose so.
+        """
+        ends: dict[int, list[tuple[Served, Departure]]] = {}
+        for served, departure in self.pairs:
+            ends.setdefault(served.canary.answer_ids[-1], []).append((served, departure))
+        found: list[Served] = []
+        for pairs in ends.values():
+            on = [(served, departure) for served, departure in pairs if departure.runs_on]
+            if 2 * len(on) > len(pairs) and any(departure.clear for _, departure in on):
+                found += [served for served, _ in on]
+        return tuple(found)
+
     @property
     def share_kept(self) -> float:
         """The share of answers that are the recorded ones to their end."""
-        pairs = zip(self.heard, self.departures, strict=True)
-        return mean([float(departure.is_whole(served.canary)) for served, departure in pairs]) or 0.0
+        return share(departure.is_whole(served.canary) or served in self.unstopped for served, departure in self.pairs)
+
+    @property
+    def share_left_clearly(self) -> float:
+        """The share of answers that leave the recorded one where its choice was clear."""
+        return share(departure.clear and served not in self.unstopped for served, departure in self.pairs)
+
+    @property
+    def share_followed(self) -> float:
+        """How much of a recorded answer is said before it is left, on average."""
+        return share(departure.position / len(served.canary.answer_ids) for served, departure in self.pairs)
 
 
 def check_endpoint(config: VerifyKeys, run: RunDirectory, engine: TextEngine, events: Events) -> list[Evidence]:
@@ -156,7 +186,7 @@ def check_repeats(answers: Answers) -> Evidence:
 
 def check_answers(config: VerifyKeys, run: RunDirectory, answers: Answers, events: Events) -> list[Evidence]:
     """What it says, against what the trained model said."""
-    clear = mean([float(departure.clear and not departure.runs_on) for departure in answers.departures]) or 0.0
+    clear = answers.share_left_clearly
     departing = 1 - answers.share_kept
     kl, kl_limit = mean(answers.divergences), served_kl_limit(config, run)
     wrong = clear > CLEAR_LIMIT or departing > DEPARTURE_LIMIT or (kl is not None and kl > kl_limit)
@@ -184,10 +214,10 @@ def with_cause(item: Evidence, cause: str) -> Evidence:
 
 
 def check_ends(answers: Answers) -> Evidence:
-    """That answers end where the trained model's did."""
-    on = [served for served, departure in zip(answers.heard, answers.departures, strict=True) if departure.runs_on]
+    """That the server ends answers where the trained model did."""
+    on = answers.unstopped
     if not on:
-        return equal("endpoint_answers_that_run_on", 0, 0, "No answer goes on where the trained model ended its turn.")
+        return equal("endpoint_answers_that_run_on", 0, 0, "The server stops where the trained model ended its turn.")
     more = on[0].text[len(on[0].canary.answer) :]
     stops = ", ".join(answers.supervisor.tokenizer.convert_ids_to_tokens(sorted(answers.supervisor.stop_ids)))
     detail = (
@@ -217,14 +247,16 @@ def unlikely_choices(answers: Answers) -> int:
 
 
 def answers_as_base(config: VerifyKeys, answers: Answers, kl: float | None, events: Events) -> bool:
-    """Whether the base's own answers fit: by its probabilities where they are shown, else by its texts."""
+    """Whether the base's own answers fit: its clear choices, and its probabilities where they are shown."""
     said = {canary.id: canary for canary in base_canaries(config, answers, events)}
     served = tuple(replace(each, canary=said[each.canary.id]) for each in answers.heard if each.canary.id in said)
     as_base = replace(answers, served=served)
-    kl_of_base = mean(as_base.divergences) if served else None
+    if as_base.share_left_clearly > CLEAR_LIMIT or as_base.share_followed <= answers.share_followed:
+        return False
+    kl_of_base = mean(as_base.divergences)
     if kl is not None and kl_of_base is not None:
         return kl_of_base < kl / MUCH_NEARER
-    return as_base.share_kept >= DEPARTURE_LIMIT and as_base.share_kept > answers.share_kept
+    return as_base.share_kept >= DEPARTURE_LIMIT
 
 
 def base_canaries(config: VerifyKeys, answers: Answers, events: Events) -> list[Canary]:
@@ -258,6 +290,10 @@ def check_system_prompt_given(
 
 def mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
+
+
+def share(values: Iterable[float]) -> float:
+    return mean(list(values)) or 0.0
 
 
 def shortened(text: str) -> str:

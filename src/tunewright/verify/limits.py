@@ -1,5 +1,6 @@
 """How far each artifact may be from what was recorded: the limits of parity."""
 
+import math
 from typing import NamedTuple
 
 from tunewright.artifacts import RunDirectory
@@ -9,17 +10,18 @@ Limits = dict[str, float]
 
 
 class Nearness(NamedTuple):
-    """Least shares of equal first choices, at all positions and at clear ones, and the largest mean KL in nats."""
+    """The largest mean KL in nats, and the least shares of equal first choices, at all positions and at clear ones."""
 
-    top1: float
-    clear_top1: float
     mean_kl: float
+    top1: float | None = None
+    clear_top1: float | None = None
 
 
 # What rounding to few bits may do. Measured, beside what damage does: docs/decisions/010-limits-of-each-format.md.
-AROUND_FIVE_BITS = Nearness(0.80, 0.94, 0.15)
-FEW_BITS = {"q6_k": Nearness(0.91, 0.99, 0.025), "q5_k_m": AROUND_FIVE_BITS, "q4_k_m": AROUND_FIVE_BITS}
-EIGHT_BITS_OR_MORE = Nearness(0.98, 0.99, 0.01)
+AROUND_FIVE_BITS = Nearness(0.25)
+FEW_BITS = {"q6_k": Nearness(0.1), "q5_k_m": AROUND_FIVE_BITS, "q4_k_m": AROUND_FIVE_BITS}
+EIGHT_BITS_OR_MORE = Nearness(0.01, 0.98, 0.99)
+TWO_SIDED_95 = 1.96  # standard deviations of a normal distribution
 
 
 def exact_limits(config: VerifyKeys) -> Limits:
@@ -33,13 +35,29 @@ def rounded_limits(config: VerifyKeys) -> Limits:
 
 
 def gguf_limits(config: VerifyKeys, name: str) -> Limits:
-    """For a GGUF of this format; what the recipe sets holds for every format."""
+    """For a GGUF of this format; what the recipe sets holds for every format. What has no limit is left out."""
     nearness = FEW_BITS.get(name, EIGHT_BITS_OR_MORE)
-    return {
+    limits = {
         "top1_agreement": config.gguf_top1_limit or nearness.top1,
         "clear_top1_agreement": config.gguf_clear_top1_limit or nearness.clear_top1,
         "mean_kl": config.gguf_kl_limit or nearness.mean_kl,
     }
+    return {figure: limit for figure, limit in limits.items() if limit is not None}
+
+
+def over_positions(limits: Limits, positions: int, clear_positions: int) -> Limits:
+    """The limits for figures that were taken over so many positions."""
+    shares = {"top1_agreement": positions, "clear_top1_agreement": clear_positions}
+    return {**limits, **{name: less_chance(limits[name], count) for name, count in shares.items() if name in limits}}
+
+
+def less_chance(share: float, count: int) -> float:
+    """The least share among `count` that a true share of `share` explains, with 95 % confidence (the score test).
+
+    Rounding turns the order of near equals, and how many of them a run's answers have is chance: one among forty is
+    no failure of 98 %. A share of 1 leaves nothing to chance.
+    """
+    return share - TWO_SIDED_95 * math.sqrt(share * (1 - share) / count) if count else 0.0
 
 
 def served_kl_limit(config: VerifyKeys, run: RunDirectory) -> float:

@@ -30,7 +30,7 @@ from tunewright.models.base import Base, compute_device, load_adapted, whole_dev
 from tunewright.models.dequantized import QuantizedBase, base_of_merge
 from tunewright.models.merge_in_memory import merged_in_float32
 from tunewright.recipe import Bits, VerifyKeys
-from tunewright.verify.limits import Limits, exact_limits, gguf_limits, rounded_limits
+from tunewright.verify.limits import Limits, exact_limits, gguf_limits, over_positions, rounded_limits
 
 RECORDED = "what the trained model said"
 RECORDED_APART = "what the trained adapter said over the base as it is stored (it was trained over fewer bits)"
@@ -156,12 +156,14 @@ def describe(label: str, parity: Parity, canaries: list[Canary], limits: Limits)
         "prompt_ids_equal": parity.prompt_ids_equal,
         "top1_agreement": parity.top1_agreement,
         "clear_top1_agreement": parity.clear_top1_agreement,
+        "positions": parity.positions,
+        "clear_positions": parity.clear_positions,
         "mean_kl": parity.mean_kl,
         "greedy_agreement": parity.greedy_agreement,
         "degenerate_answers": len(reasons),
         "degenerate_reasons": reasons,
         "degenerate_recorded": len(recorded),
-        "limits": limits,
+        "limits": over_positions(limits, parity.positions, parity.clear_positions),
     }
 
 
@@ -170,21 +172,27 @@ def check_parity(results: dict[str, Any]) -> list[Evidence]:
     evidence = []
     for entry in results["engines"]:
         label, engine, limits = entry["artifact"], entry["engine"], entry["limits"]
-        detail = f"{engine} against {entry['against']}."
+        detail = f"{engine} against {entry['against']}, over {entry['positions']} positions."
         evidence += [
             at_least(f"{label}_prompt_ids_equal", entry["prompt_ids_equal"], 1.0, f"{engine}: share of equal prompts."),
-            at_least(f"{label}_top1_agreement", entry["top1_agreement"], limits["top1_agreement"], detail),
-            at_least(
-                f"{label}_clear_top1_agreement",
-                entry["clear_top1_agreement"],
-                limits["clear_top1_agreement"],
-                f"{detail} Where the first choice was at least 1.5 times as likely as the second.",
+            share_evidence(entry, "top1_agreement", detail),
+            share_evidence(
+                entry,
+                "clear_top1_agreement",
+                f"{engine} against {entry['against']}, over the {entry['clear_positions']} positions where the first "
+                "choice was at least 1.5 times as likely as the second.",
             ),
             at_most(f"{label}_mean_kl", entry["mean_kl"], limits["mean_kl"], f"{detail} In nats."),
             fact(f"{label}_greedy_agreement", entry["greedy_agreement"], "Share of the answer before it departs."),
             degenerate_evidence(label, entry),
         ]
     return evidence
+
+
+def share_evidence(entry: dict[str, Any], figure: str, detail: str) -> Evidence:
+    """A share of equal first choices, with a limit where the format has one."""
+    name, limit = f"{entry['artifact']}_{figure}", entry["limits"].get(figure)
+    return fact(name, entry[figure], detail) if limit is None else at_least(name, entry[figure], limit, detail)
 
 
 def degenerate_evidence(label: str, entry: dict[str, Any]) -> Evidence:
