@@ -1,10 +1,10 @@
-"""What llama.cpp has to be told to cut a text as a `tokenizer.json` does, most of it if no `tokenizer.model` is beside it.
+"""What llama.cpp has to be told to cut a text as a `tokenizer.json` does, most of it if that stands alone.
 
 llama.cpp's SentencePiece tokenizer merges the pair whose text has the highest score. A `tokenizer.json` lists merges in
 their order instead, and the converter, which does not read them, gives every token the same score, takes added tokens
 for ordinary ones, and does not say whether a text begins with a space: then other ids come out than in training. The
-space it leaves unsaid for some architectures even where there is a `tokenizer.model` (Qwen3), and llama.cpp puts one. In:
-the parsed file. Out: what the GGUF has to say. The converter's process uses this module too.
+space it leaves unsaid for some architectures (Qwen3) even where a `tokenizer.model` is beside it, and llama.cpp puts
+one. In: the parsed file. Out: what the GGUF has to say. The converter's process uses this module too.
 """
 
 from collections.abc import Iterator, Mapping
