@@ -201,7 +201,7 @@ def test_a_resized_vocabulary_is_the_adapters(kind: str, tmp_path: Path) -> None
 
 
 WHOLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "untied": ("qwen2", {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
+    "untied": ("qwen3", {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
     "experts": ("qwen3_moe", {"target_modules": ["q_proj"], "target_parameters": EXPERTS}),
     "saved": ("gemma3", {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
     "biases": ("gpt2", {"target_modules": ["c_attn"], "bias": "all"}),

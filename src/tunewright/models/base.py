@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tunewright.artifacts import read_json, sha256_of_file, sha256_of_json, write_json
 from tunewright.errors import ArtifactError, EnvironmentLackError, ModelError, ModelNotFoundError, RecipeError
 from tunewright.events import Events
+from tunewright.models.tokenizer_file import load_tokenizer_as_stated
 from tunewright.recipe import Bits, ModelKeys
 from tunewright.wheels import cache_directory
 
@@ -178,9 +179,7 @@ def load_config(path: Path) -> Any:
 
 def load_tokenizer(path: Path) -> Any:
     """The fast tokenizer of a checkpoint directory."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+    tokenizer = load_tokenizer_as_stated(path)
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(
             str(path), "its tokenizer gives no character offsets", expected="a tokenizer.json (a fast tokenizer)"

@@ -14,13 +14,13 @@ from tunewright.artifacts import read_json
 from tunewright.errors import ArtifactError, ModelError
 from tunewright.evidence import Evidence, equal, fact, failed
 from tunewright.models.base import generation_stop_ids, load_tokenizer
-from tunewright.models.checkpoint_directory import KNOWN_TOKENIZER_CLASS, TEMPLATE_FILE, with_older_names
+from tunewright.models.checkpoint_directory import TEMPLATE_FILE, with_older_names
 from tunewright.models.merge_check import check_config, is_finite
 from tunewright.models.merge_plan import BLOCK_ELEMENTS, QUANTIZED_NAMES
 from tunewright.models.outline import read_outline
 from tunewright.models.safetensors_file import StoredTensor, TensorReader, stored_tensors
 from tunewright.models.tensors import INDEX_FILE
-from tunewright.models.tokenizer_file import check_tokenizer_file
+from tunewright.models.tokenizer_file import KNOWN_TOKENIZER_CLASS, check_tokenizer_file
 
 HALVES = (torch.bfloat16, torch.float16)
 MERGE_AGAIN = "Write the directory again with `tunewright merge`."
@@ -48,7 +48,7 @@ def check_checkpoint(
         *check_tensors(stored),
         *check_config(directory),
         *check_model(directory, stored, len(tokenizer)),
-        check_tokenizer_file(directory, tokenizer),
+        check_tokenizer_file(directory),
         equal("chat_template_present", bool(tokenizer.chat_template), True),
         *check_readers(directory, turn_ends(tokenizer)),
     ]

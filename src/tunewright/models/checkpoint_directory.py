@@ -6,22 +6,24 @@ what describes the tokens is the base's own; only in `tokenizer_config.json` are
 """
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tunewright.artifacts import read_json, write_json, write_text
+from tunewright.evidence import Evidence
 from tunewright.models.base import load_tokenizer, stop_token_ids
+from tunewright.models.tokenizer_file import KNOWN_TOKENIZER_CLASS, check_tokenizer_file
 
 COPIED = (
     *("tokenizer*", "*.jinja", "chat_template.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.*", "merges.txt", "*.py", "preprocessor_config.json", "processor_config.json", "LICENSE*"),
 )
 TEMPLATE_FILE = "chat_template.jinja"
-# What transformers 5 calls a tokenizer that is nothing but its tokenizer.json, and what every version calls it.
+# What transformers 5 calls a tokenizer that is nothing but its tokenizer.json.
 NEW_TOKENIZER_CLASS = "TokenizersBackend"
-KNOWN_TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 
 
 def write_configuration(
@@ -37,9 +39,7 @@ def write_configuration(
         settings: keys of `config.json` that are no longer the base's; they are set where the base has them.
         stop_ids: ids that end a turn, beside those that the base states.
     """
-    for pattern in COPIED:
-        for file in sorted(base_path.glob(pattern)):
-            shutil.copyfile(file, directory / file.name)
+    copy_tokenizer(base_path, directory)
     config = merged_config(read_json(base_path / "config.json"), dtype, settings)
     write_json(directory / "config.json", with_older_names(config))
     write_tokenizer_config(directory)
@@ -48,6 +48,23 @@ def write_configuration(
     stops = sorted(stop_token_ids(base_path, load_tokenizer(base_path)) | stop_ids)
     found["eos_token_id"] = stops[0] if len(stops) == 1 else stops
     write_json(directory / "generation_config.json", found)
+
+
+def copy_tokenizer(base_path: Path, directory: Path) -> None:
+    """What describes tokens and chats."""
+    for pattern in COPIED:
+        for file in sorted(base_path.glob(pattern)):
+            shutil.copyfile(file, directory / file.name)
+
+
+def check_merged_tokenizer(base_path: Path) -> Evidence:
+    """That transformers will build, from a merged checkpoint, the tokenizer that the base's `tokenizer.json` says."""
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        copy_tokenizer(base_path, directory)
+        shutil.copyfile(base_path / "config.json", directory / "config.json")
+        write_tokenizer_config(directory)
+        return check_tokenizer_file(directory)
 
 
 def merged_config(config: dict[str, Any], dtype: torch.dtype, settings: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +116,10 @@ def older_rotary_names(rope: Any) -> dict[str, Any]:
 
 
 def write_tokenizer_config(directory: Path) -> None:
-    """Let `tokenizer_config.json` be read by older readers, and give the chat template both as a file and inline."""
+    """Let `tokenizer_config.json` be read by older readers, and give the chat template both as a file and inline.
+
+    Where transformers would build another tokenizer than `tokenizer.json` describes, it is told to take that.
+    """
     path = directory / "tokenizer_config.json"
     before = read_json(path) if path.is_file() else {}
     settings = dict(before)
@@ -114,6 +134,8 @@ def write_tokenizer_config(directory: Path) -> None:
         write_text(template_file, settings["chat_template"])
     if settings != before:
         write_json(path, settings)
+    if check_tokenizer_file(directory).verdict == "fail":
+        write_json(path, {**settings, "tokenizer_class": KNOWN_TOKENIZER_CLASS})
 
 
 def write_chat_template(directory: Path, source: str) -> None:

@@ -1,8 +1,9 @@
-"""Does transformers build the tokenizer that a base's `tokenizer.json` describes?
+"""The tokenizer that a checkpoint's `tokenizer.json` describes, which is not always the one that transformers builds.
 
 transformers 5 builds some kinds of tokenizer anew from the vocabulary, with the normalizer, the splitting and the
-decoder of the class that it holds to be right for the kind of model, and leaves those of `tokenizer.json` aside. Where
-the two differ, the model is trained on other ids than it was made with, and than any reader of the file will give it.
+decoder of the class that it holds to be right, and leaves those of `tokenizer.json` aside: an older Llama (TinyLlama)
+gets other ids for spaces at the beginning, a Qwen2 gets Qwen2's splitting whatever its file says. Other readers go by
+the file, and so did those who made the base. Always: what is loaded here is what the file says.
 """
 
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 from tunewright.evidence import Evidence, equal
 
+# The class that every version of transformers takes to mean: tokenizer.json as it stands.
+KNOWN_TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 # Texts on which two tokenizers could part: digits, whitespace, scripts, joins, bytes without a token.
 TOKENIZER_PROBES: tuple[str, ...] = (
     *("", " ", "  ", "   \t ", "\n", "\n\n\n", "\r\n", "a\r\nb\r\n\r\nc", "\t\tindented\n\t\tmore", "trailing   "),
@@ -34,30 +37,57 @@ TOKENIZER_PROBES: tuple[str, ...] = (
 )
 
 
-def check_tokenizer_file(directory: Path, tokenizer: Any) -> Evidence:
-    """That `tokenizer`, which transformers built from a directory, is the one of the directory's `tokenizer.json`.
+def load_tokenizer_as_stated(directory: Path) -> Any:
+    """What transformers builds, where that is what `tokenizer.json` says, or there is none; else what that says."""
+    built, stated = built_tokenizer(directory), stated_tokenizer(directory)
+    return stated if stated is not None and texts_cut_otherwise(built, stated) else built
+
+
+def built_tokenizer(directory: Path) -> Any:
+    """What transformers makes of a directory, by the class that it takes for the right one."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+
+
+def stated_tokenizer(directory: Path) -> Any:
+    """The directory's `tokenizer.json` as it stands; None without one."""
+    from transformers import PreTrainedTokenizerFast
+
+    if not (directory / "tokenizer.json").is_file():
+        return None
+    return PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
+
+
+def check_tokenizer_file(directory: Path) -> Evidence:
+    """That transformers builds from a directory what its `tokenizer.json` says.
 
     The value counts the texts that are cut otherwise; the detail of a failure shows the first with both lists of ids.
     """
-    from transformers import PreTrainedTokenizerFast
-
     name = "tokenizer_unlike_its_file"
-    if not (directory / "tokenizer.json").is_file():
+    stated = stated_tokenizer(directory)
+    if stated is None:
         return equal(name, 0, 0, "There is no tokenizer.json that it could differ from.")
-    if type(tokenizer) is PreTrainedTokenizerFast:
-        return equal(name, 0, 0, "It is its tokenizer.json as it stands.")
-    as_it_stands = PreTrainedTokenizerFast.from_pretrained(str(directory), local_files_only=True)
-    differing = [text for text in TOKENIZER_PROBES if cut_and_read(tokenizer, text) != cut_and_read(as_it_stands, text)]
+    built = built_tokenizer(directory)
+    differing = texts_cut_otherwise(built, stated)
     if not differing:
         return equal(name, 0, 0, f"{len(TOKENIZER_PROBES)} texts are cut and read as its tokenizer.json does.")
-    built, built_text = cut_and_read(tokenizer, differing[0])
-    stated, stated_text = cut_and_read(as_it_stands, differing[0])
+    ids, text = cut_and_read(built, differing[0])
+    stated_ids, stated_text = cut_and_read(stated, differing[0])
     detail = (
-        f"transformers builds a {type(tokenizer).__name__} that is not what tokenizer.json says: the text "
-        f"{differing[0]!r} is {built}, read as {built_text!r}, and there {stated}, read as {stated_text!r}. Other "
-        "readers go by the file. Take a base whose tokenizer is that of its kind of model."
+        f"transformers builds a {type(built).__name__} that is not what tokenizer.json says: the text {differing[0]!r} "
+        f"is {ids}, read as {text!r}, and there {stated_ids}, read as {stated_text!r}. Other readers go by the file. "
+        f"Let tokenizer_config.json name {KNOWN_TOKENIZER_CLASS}; if it does, take a base whose tokenizer is that of "
+        "its kind of model."
     )
     return equal(name, len(differing), 0, detail)
+
+
+def texts_cut_otherwise(one: Any, other: Any) -> list[str]:
+    """The texts of `TOKENIZER_PROBES` to which two tokenizers give other ids, or whose ids they read otherwise."""
+    if type(one) is type(other):
+        return []
+    return [text for text in TOKENIZER_PROBES if cut_and_read(one, text) != cut_and_read(other, text)]
 
 
 def cut_and_read(tokenizer: Any, text: str) -> tuple[list[int], str]:

@@ -25,7 +25,6 @@ from tunewright.errors import RenderError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, equal
 from tunewright.models.base import find_base
-from tunewright.models.tokenizer_file import check_tokenizer_file
 from tunewright.recipe import RenderKeys
 from tunewright.render.artifacts import example_rows, write_lists
 from tunewright.render.checks import (
@@ -66,13 +65,12 @@ def run(config: RenderKeys, run: RunDirectory, out: Path, events: Events) -> Sta
     job = Job(base.path, config.model, limit.tokens, config.on_long_row, config.chat_template)
     data_facts = run.require_manifest("data").facts
     supervisor = open_supervisor(job)
-    tokenizer = check_tokenizer_file(base.path, supervisor.tokenizer)
     directory = out / "tokens"
     directory.mkdir(parents=True)
     with tempfile.TemporaryDirectory(dir=out) as scratch:
         splits = {split: SplitSpool(directory / f"{split}.safetensors", Path(scratch)) for split in SPLITS}
         render_all(run, splits, job, events.progress("rows", data_facts["train_rows"] + data_facts["eval_rows"]))
-        validate_rows_left(splits["train"].tally, limit, tokenizer)
+        validate_rows_left(splits["train"].tally, limit)
         tally = total(splits)
         template = pinned(supervisor.template, tally.settings.keys())
         same = check_pinned(supervisor, template, run / "data" / "train.jsonl")
@@ -86,7 +84,7 @@ def run(config: RenderKeys, run: RunDirectory, out: Path, events: Events) -> Sta
     return StageResult(
         [
             equal("rows_accounted_for", sum(fates.values()), rows_in, f"Of {rows_in} rows: {balance}."),
-            tokenizer,
+            tokenizer_evidence(base.path),
             *check_proof(tally),
             *check_template(supervisor.template, tally),
             *same,
@@ -95,6 +93,12 @@ def run(config: RenderKeys, run: RunDirectory, out: Path, events: Events) -> Sta
         ],
         {**facts_of(splits), "fates": fates, "template_sha256": sha256_of_json(template.source)},
     )
+
+
+def tokenizer_evidence(base: Path) -> Evidence:
+    from tunewright.models.checkpoint_directory import check_merged_tokenizer
+
+    return check_merged_tokenizer(base)
 
 
 def render_all(run: RunDirectory, splits: dict[str, SplitSpool], job: Job, progress: Any) -> None:
@@ -123,13 +127,12 @@ def total(splits: dict[str, SplitSpool]) -> Tally:
     return tally
 
 
-def validate_rows_left(tally: Tally, limit: Limit, tokenizer: Evidence) -> None:
+def validate_rows_left(tally: Tally, limit: Limit) -> None:
     if tally.rows:
         return
     first = next((reasons[0] for reasons in tally.reasons.values()), "the data has none")
     longest, name = tally.longest
     mend = f"The longest row, {name}, has {longest} tokens; {limit.name}." if longest > limit.tokens else ""
-    mend = tokenizer.detail if tokenizer.verdict == "fail" else mend
     raise RenderError("train", f"no row is left to train on; the first reason was: {first}", mend=mend)
 
 
