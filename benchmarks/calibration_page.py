@@ -121,10 +121,11 @@ def gate_row(gate: Gate, results: list[Result]) -> list[str]:
         return []
     missed = sum(not gate.fails(value, result) for value, result in of_runs)
     damaged = [value for value, _ in of_runs]
-    sign = "≥" if gate.at_least else "≤"
+    limit = f"{'≥' if gate.at_least else '≤'} {gate.limit:g}"
+    limit += ", less chance" if gate.counted and gate.limit < 1 else ""
     best = f"{gate.best(damaged):.3g}" if damaged else "none"
     counts = [str(len(clean)), best, str(len(damaged)), str(missed)]
-    return [f"`{gate.name}`", f"{sign} {gate.limit:g}", f"{gate.worst(clean):.3g}", *counts, gate.origin]
+    return [f"`{gate.name}`", limit, f"{gate.worst(clean):.3g}", *counts, gate.origin]
 
 
 def damages(results: list[Result]) -> Iterator[str]:

@@ -93,9 +93,9 @@ class Answers:
         return share(departure.clear and served not in self.unstopped for served, departure in self.pairs)
 
     @property
-    def share_followed(self) -> float:
-        """How much of a recorded answer is said before it is left, on average."""
-        return share(departure.position / len(served.canary.answer_ids) for served, departure in self.pairs)
+    def share_begun(self) -> float:
+        """The share of answers that begin as the recorded ones."""
+        return share(departure.position > 0 for departure in self.departures)
 
 
 def check_endpoint(config: VerifyKeys, run: RunDirectory, engine: TextEngine, events: Events) -> list[Evidence]:
@@ -247,11 +247,14 @@ def unlikely_choices(answers: Answers) -> int:
 
 
 def answers_as_base(config: VerifyKeys, answers: Answers, kl: float | None, events: Events) -> bool:
-    """Whether the base's own answers fit: its clear choices, and its probabilities where they are shown."""
+    """Whether the base's own answers fit: how they begin, its clear choices, its probabilities where they are shown.
+
+    Probabilities alone do not tell: where many tokens are as likely, the few that a server shows differ little.
+    """
     said = {canary.id: canary for canary in base_canaries(config, answers, events)}
     served = tuple(replace(each, canary=said[each.canary.id]) for each in answers.heard if each.canary.id in said)
     as_base = replace(answers, served=served)
-    if as_base.share_left_clearly > CLEAR_LIMIT or as_base.share_followed <= answers.share_followed:
+    if as_base.share_left_clearly > CLEAR_LIMIT or as_base.share_begun < DEPARTURE_LIMIT:
         return False
     kl_of_base = mean(as_base.divergences)
     if kl is not None and kl_of_base is not None:
