@@ -74,7 +74,7 @@ OVER_FOUR_BITS = (8, 13)
 # What says how good a model is, not whether it is the one that was trained; random bases are not good.
 OF_QUALITY = ("degenerate_answers", "tuned_not_worse_than_base", "target_diversity", "eval_loss_over_best")
 PARITY = ("prompt_ids_equal", "top1_agreement", "clear_top1_agreement", "mean_kl", "degenerate_answers")
-SERVED = ("endpoint_clear_departures", "endpoint_departures", "endpoint_mean_kl")
+SERVED = ("endpoint_clear_top1_agreement", "endpoint_top1_agreement", "endpoint_mean_kl")
 
 
 def main(runs: int, results: Path, out: Path) -> None:
@@ -254,14 +254,15 @@ class Measured:
         figures |= {f"q8_0_{name}": in_gguf[name] for name in PARITY if name in in_gguf}
         return {**figures, **served, "cause": as_verdict(asked)["cause"]}
 
-    def asked(self, engine: LlamaCppEngine) -> tuple[dict[str, float], list[Evidence]]:
+    def asked(self, engine: LlamaCppEngine) -> tuple[dict[str, Any], list[Evidence]]:
         endpoint = OpenAIEngine(f"{engine.url}/v1", NAME, "endpoint")
         try:
             found = check_endpoint(self.config, self.run, endpoint, Events())
         finally:
             endpoint.close()
         said = {item.name: item.value for item in found}
-        return {name: float(said[name]) for name in SERVED if isinstance(said.get(name), (int, float))}, found
+        figures = {name: float(said[name]) for name in SERVED if isinstance(said.get(name), (int, float))}
+        return {**figures, "endpoint_failed": [item.name for item in found if item.verdict == "fail"]}, found
 
 
 def compared(engine: Any, canaries: list[Canary]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from tunewright.artifacts import RunDirectory
 from tunewright.recipe import VerifyKeys
-from tunewright.verify.limits import gguf_limits, less_chance, over_positions, served_kl_limit
+from tunewright.verify.limits import gguf_limits, less_chance, over_positions, served_limits
 
 
 def test_fewer_bits_may_be_further_away() -> None:
@@ -40,7 +40,8 @@ def test_what_the_recipe_sets_holds_for_every_format() -> None:
 def test_an_endpoint_may_be_as_far_away_as_the_roughest_exported_format(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     run = RunDirectory(tmp_path)
-    assert served_kl_limit(VerifyKeys(), run) == 0.01
+    assert served_limits(VerifyKeys(), run) == gguf_limits(VerifyKeys(), "q8_0")
     (tmp_path / "export" / "model-q4_k_m.gguf").touch()
     (tmp_path / "export" / "model-f16.gguf").touch()
-    assert served_kl_limit(VerifyKeys(), run) == 0.25
+    roughest = {"top1_agreement": 0.75, "clear_top1_agreement": 0.85, "mean_kl": 0.25}
+    assert served_limits(VerifyKeys(), run) == roughest

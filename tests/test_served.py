@@ -91,22 +91,23 @@ def test_answers_that_part_at_a_near_tie_do_not_vary_clearly() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "texts", "unstopped", "left_clearly"),
+    ("ends", "texts", "unstopped", "choices"),
     [
-        ((CLEAR, CLEAR, NEAR), ("abd", "abd", "abd"), 3, 0.0),  # the server does not stop
-        ((CLEAR, CLEAR, CLEAR), ("abd", "ab", "ab"), 0, 1 / 3),  # one model's choice
-        ((NEAR, NEAR, NEAR), ("abd", "abd", "ab"), 0, 0.0),  # near ties
+        ((CLEAR, CLEAR, NEAR), ("abd", "abd", "abd"), 3, ((9, 9), (8, 8))),  # the server does not stop
+        ((CLEAR, CLEAR, CLEAR), ("abd", "ab", "ab"), 0, ((8, 9), (8, 9))),  # one model's choice
+        ((NEAR, NEAR, NEAR), ("abd", "abd", "ab"), 0, ((7, 9), (6, 6))),  # near ties
+        ((NEAR, NEAR, NEAR), ("b", "ac", "ab"), 0, ((4, 6), (3, 5))),  # behind a departure nothing is compared
     ],
 )
 def test_a_server_that_does_not_stop_goes_on_behind_most_answers(
-    ends: tuple[TopLogprobs, ...], texts: tuple[str, ...], unstopped: int, left_clearly: float
+    ends: tuple[TopLogprobs, ...], texts: tuple[str, ...], unstopped: int, choices: tuple[tuple[int, int], ...]
 ) -> None:
     supervisor: Any = SimpleNamespace(decode=spelled, stop_ids=frozenset([STOP]))
     canaries = [replace(canary_of((0, 1, STOP), CLEAR, CLEAR, end), id=str(number)) for number, end in enumerate(ends)]
     served = tuple(Served(canary, text=text) for canary, text in zip(canaries, texts, strict=True))
     answers = Answers(Played(supervisor, canaries), supervisor, served)
     assert len(answers.unstopped) == unstopped
-    assert answers.share_left_clearly == left_clearly
+    assert answers.choices == choices
 
 
 class Played:

@@ -81,10 +81,6 @@ class Departure:
     clear: bool = False
     runs_on: bool = False
 
-    def is_whole(self, canary: Canary) -> bool:
-        """Whether everything that was recorded was said, and no more."""
-        return self.position == len(canary.answer_ids)
-
 
 def departure_of(canary: Canary, text: str, decode: Decode, stop_ids: frozenset[int]) -> Departure:
     """Where `text` leaves the canary's answer. What follows an answer that was only cut off is no departure."""

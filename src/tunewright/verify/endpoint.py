@@ -5,9 +5,10 @@ again, by counting, and by letting the base answer. What cannot be seen from out
 gives other text in as many tokens looks like other weights, and a difference smaller than a near tie like rounding.
 """
 
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from tunewright.artifacts import RunDirectory, read_json
 from tunewright.chat.conversation import Message
@@ -16,20 +17,44 @@ from tunewright.chat.trained import trained_template
 from tunewright.engines.canaries import CANARY_BATCH, Canary, canary_from_json, held_to, record_canaries
 from tunewright.engines.hf import open_hf_engine, open_supervisor
 from tunewright.engines.interface import TextEngine
-from tunewright.engines.served import NOT_DECODED, Departure, Served, ask, departure_of, differs_clearly, divergences
+from tunewright.engines.served import (
+    NOT_DECODED,
+    Departure,
+    Served,
+    ask,
+    departure_of,
+    differs_clearly,
+    divergences,
+    is_clear,
+)
 from tunewright.errors import ArtifactError, EngineError
 from tunewright.events import Events
-from tunewright.evidence import Evidence, at_most, equal, fact, failed
+from tunewright.evidence import Evidence, at_least, at_most, equal, fact, failed
 from tunewright.models.base import find_base
 from tunewright.recipe import VerifyKeys
-from tunewright.verify.limits import served_kl_limit
+from tunewright.verify.limits import SERVED_FEW_BITS, over_positions, served_limits
 from tunewright.verify.prompt_counts import explain_counts
 
-# Of the answers, how many may leave the recorded one where its choice was clear, and how many at all, near ties among
-# them. Where clean and damaged runs stand against it: benchmarks/calibration.py.
-CLEAR_LIMIT = 0.25
-DEPARTURE_LIMIT = 0.5
+MOST = 0.5
 MUCH_NEARER = 10.0
+
+
+class Share(NamedTuple):
+    """How many of a number."""
+
+    part: int
+    whole: int
+
+    @property
+    def value(self) -> float:
+        return self.part / self.whole if self.whole else 1.0
+
+
+class Choices(NamedTuple):
+    """Shares of tokens that are the recorded ones, at all positions that were compared and at the clear ones."""
+
+    top1: Share
+    clear_top1: Share
 
 
 @dataclass(frozen=True)
@@ -83,19 +108,24 @@ class Answers:
         return tuple(found)
 
     @property
-    def share_kept(self) -> float:
-        """The share of answers that are the recorded ones to their end."""
-        return share(departure.is_whole(served.canary) or served in self.unstopped for served, departure in self.pairs)
-
-    @property
-    def share_left_clearly(self) -> float:
-        """The share of answers that leave the recorded one where its choice was clear."""
-        return share(departure.clear and served not in self.unstopped for served, departure in self.pairs)
-
-    @property
     def share_begun(self) -> float:
         """The share of answers that begin as the recorded ones."""
-        return share(departure.position > 0 for departure in self.departures)
+        return sum(departure.position > 0 for departure in self.departures) / len(self.departures)
+
+    @cached_property
+    def choices(self) -> Choices:
+        """Of the positions that answer the recorded text, how many have the recorded token; only the last may not."""
+        counts = Counter[str]()
+        for served, departure in self.pairs:
+            length = len(served.canary.answer_ids)
+            left = departure.position < length and served not in self.unstopped
+            compared = range(departure.position + 1 if left else length)
+            counts["positions"] += len(compared)
+            counts["clear"] += sum(is_clear(served.canary, position) for position in compared)
+            counts["left"] += left
+            counts["left clearly"] += left and departure.clear
+        same, same_clear = counts["positions"] - counts["left"], counts["clear"] - counts["left clearly"]
+        return Choices(Share(same, counts["positions"]), Share(same_clear, counts["clear"]))
 
 
 def check_endpoint(config: VerifyKeys, run: RunDirectory, engine: TextEngine, events: Events) -> list[Evidence]:
@@ -173,7 +203,7 @@ def check_repeats(answers: Answers) -> Evidence:
         if any(differs_clearly(served, text, supervisor.decode, supervisor.stop_ids) for text in served.again)
     ]
     varying = [served for served in answers.heard if set(served.again) - {served.text}]
-    other = clear or (varying if len(varying) > DEPARTURE_LIMIT * len(answers.heard) else [])
+    other = clear or (varying if len(varying) > MOST * len(answers.heard) else [])
     detail = f"{len(answers.heard)} answers are the same for every seed, asked at temperature 0."
     if other:
         pair = next(text for text in other[0].again if text != other[0].text)
@@ -186,20 +216,22 @@ def check_repeats(answers: Answers) -> Evidence:
 
 def check_answers(config: VerifyKeys, run: RunDirectory, answers: Answers, events: Events) -> list[Evidence]:
     """What it says, against what the trained model said."""
-    clear = answers.share_left_clearly
-    departing = 1 - answers.share_kept
-    kl, kl_limit = mean(answers.divergences), served_kl_limit(config, run)
-    wrong = clear > CLEAR_LIMIT or departing > DEPARTURE_LIMIT or (kl is not None and kl > kl_limit)
-    cause = explain_answers(config, answers, kl, kl_limit, events) if wrong else ""
-    count = len(answers.departures)
-    said = f"Share of {count} answers that leave the recorded one"
+    choices, limits = answers.choices, served_limits(config, run)
+    limits = over_positions(limits, choices.top1.whole, choices.clear_top1.whole)
+    kl = mean(answers.divergences)
+    said = "positions that answer the recorded text have the recorded token"
+    clear = f"Of {choices.clear_top1.whole} {said}, where that was clearly ahead."
     evidence = [
-        check_ends(answers),
-        at_most("endpoint_clear_departures", clear, CLEAR_LIMIT, f"{said} where its choice was clear."),
-        at_most("endpoint_departures", departing, DEPARTURE_LIMIT, f"{said} anywhere, near ties among them."),
-        divergence_evidence(answers, kl, kl_limit),
+        at_least("endpoint_clear_top1_agreement", choices.clear_top1.value, limits["clear_top1_agreement"], clear),
+        at_least(
+            "endpoint_top1_agreement", choices.top1.value, limits["top1_agreement"], f"Of {choices.top1.whole} {said}."
+        ),
+        divergence_evidence(answers, kl, limits["mean_kl"]),
     ]
-    return [evidence[0], *(with_cause(item, cause) for item in evidence[1:])]
+    if any(item.verdict == "fail" for item in evidence):
+        cause = explain_answers(config, answers, kl, limits["mean_kl"], events)
+        evidence = [with_cause(item, cause) for item in evidence]
+    return [check_ends(answers), *evidence]
 
 
 def divergence_evidence(answers: Answers, kl: float | None, limit: float) -> Evidence:
@@ -247,19 +279,19 @@ def unlikely_choices(answers: Answers) -> int:
 
 
 def answers_as_base(config: VerifyKeys, answers: Answers, kl: float | None, events: Events) -> bool:
-    """Whether the base's own answers fit: how they begin, its clear choices, its probabilities where they are shown.
+    """Whether the base's own answers fit: how they begin, then its probabilities, or its choices if none are shown.
 
     Probabilities alone do not tell: where many tokens are as likely, the few that a server shows differ little.
     """
     said = {canary.id: canary for canary in base_canaries(config, answers, events)}
     served = tuple(replace(each, canary=said[each.canary.id]) for each in answers.heard if each.canary.id in said)
     as_base = replace(answers, served=served)
-    if as_base.share_left_clearly > CLEAR_LIMIT or as_base.share_begun < DEPARTURE_LIMIT:
+    if not served or as_base.share_begun < MOST:
         return False
     kl_of_base = mean(as_base.divergences)
     if kl is not None and kl_of_base is not None:
         return kl_of_base < kl / MUCH_NEARER
-    return as_base.share_kept >= DEPARTURE_LIMIT
+    return as_base.choices.top1.value >= max(SERVED_FEW_BITS["top1_agreement"], answers.choices.top1.value)
 
 
 def base_canaries(config: VerifyKeys, answers: Answers, events: Events) -> list[Canary]:
@@ -293,10 +325,6 @@ def check_system_prompt_given(
 
 def mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
-
-
-def share(values: Iterable[float]) -> float:
-    return mean(list(values)) or 0.0
 
 
 def shortened(text: str) -> str:

@@ -21,6 +21,7 @@ class Nearness(NamedTuple):
 AROUND_FIVE_BITS = Nearness(0.25)
 FEW_BITS = {"q6_k": Nearness(0.1), "q5_k_m": AROUND_FIVE_BITS, "q4_k_m": AROUND_FIVE_BITS}
 EIGHT_BITS_OR_MORE = Nearness(0.01, 0.98, 0.99)
+SERVED_FEW_BITS = {"top1_agreement": 0.75, "clear_top1_agreement": 0.85}
 TWO_SIDED_95 = 1.96  # standard deviations of a normal distribution
 
 
@@ -60,6 +61,12 @@ def less_chance(share: float, count: int) -> float:
     return share - TWO_SIDED_95 * math.sqrt(share * (1 - share) / count) if count else 0.0
 
 
-def served_kl_limit(config: VerifyKeys, run: RunDirectory) -> float:
-    """For an endpoint, which may serve any format that the run has exported: that of the roughest."""
-    return max(gguf_limits(config, name)["mean_kl"] for name in ["q8_0", *run.gguf_files])
+def served_limits(config: VerifyKeys, run: RunDirectory) -> Limits:
+    """For an endpoint, which may serve any format that the run has exported: those of the roughest.
+
+    Where that has no limit on a share, one holds that still tells another model: without probabilities, choices are
+    all there is.
+    """
+    found = [{**SERVED_FEW_BITS, **gguf_limits(config, name)} for name in ["q8_0", *run.gguf_files]]
+    least = {figure: min(limits[figure] for limits in found) for figure in SERVED_FEW_BITS}
+    return {**least, "mean_kl": max(limits["mean_kl"] for limits in found)}
