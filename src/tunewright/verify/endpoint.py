@@ -35,8 +35,8 @@ from tunewright.recipe import VerifyKeys
 from tunewright.verify.limits import SERVED_FEW_BITS, over_positions, served_limits
 from tunewright.verify.prompt_counts import explain_counts
 
-MOST = 0.5
-MUCH_NEARER = 10.0
+MOST = 0.5  # of the answers
+MUCH_NEARER = 10.0  # mean KL to one against that to the other
 
 
 class Share(NamedTuple):
