@@ -91,7 +91,7 @@ def test_a_job_waits_while_what_it_needs_has_failed_and_starts_after_its_retry(s
 
 def test_each_gpu_has_one_job_at_a_time_and_the_job_sees_no_other(store: Store) -> None:
     scheduler = scheduler_of(store, ("gpu0", "gpu3"))
-    jobs = [add(store, f"job{index}", "sleep 0.3") for index in range(4)]
+    jobs = [add(store, f"job{index}", "sleep 1") for index in range(4)]
     wait_until(lambda: len(store.held()) == 2, scheduler)
     assert {attempt.slot for attempt in store.held()} == {"gpu0", "gpu3"}
     scheduler.tick()
@@ -234,7 +234,7 @@ def test_attempts_of_an_earlier_boot_are_freed_without_blame(store: Store, monke
 
 
 def test_a_frozen_supervisor_keeps_its_lease_and_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = add(store, "one", "sleep 0.5")
+    job = add(store, "one", "sleep 2")
     scheduler = scheduler_of(store)
     attempt = running(store, scheduler, job.id)
     pid = supervisor_pid(attempt)

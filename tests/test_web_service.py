@@ -24,7 +24,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_a_service_stops_with_streams_open_and_its_job_runs_on(store: Store) -> None:
-    job = add(store, "one", "sleep 2")
+    job = add(store, "one", "sleep 4")
     with service(store.root) as (process, client):
         wait_for_state(client, job.id, "running")
         seen: list[str] = []
@@ -48,7 +48,7 @@ def read_to_end(client: httpx.Client, seen: list[str]) -> None:
 
 
 def test_a_service_that_is_killed_is_followed_by_one_that_goes_on(store: Store) -> None:
-    jobs = [add(store, f"job{index}", "sleep 0.3") for index in range(3)]
+    jobs = [add(store, f"job{index}", f"sleep {seconds}") for index, seconds in enumerate((3, 0.1, 0.1))]
     with service(store.root) as (process, client):
         wait_for_state(client, 1, "running")
         process.kill()
