@@ -184,7 +184,7 @@ def test_a_supervisor_that_never_starts_is_not_started_for_ever(store: Store, mo
 
 
 def test_a_job_that_still_runs_is_adopted_by_the_next_service(store: Store) -> None:
-    job = add(store, "one", "sleep 1")
+    job = add(store, "one", "sleep 3")
     script = f"""
 import sys; sys.path[:0] = {sys.path!r}
 from pathlib import Path
