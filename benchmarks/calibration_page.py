@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunewright.recipe import VerifyKeys
-from tunewright.verify.limits import gguf_limits, less_chance
+from tunewright.verify.limits import SERVED, gguf_limits, less_chance
 
 Result = dict[str, Any]
 LIMITS = VerifyKeys()
@@ -63,13 +63,13 @@ GATES = (
     Gate("q8_0_mean_kl", Q8_0["mean_kl"], False, "q8_0_mean_kl", FIXED),
     Gate(
         "endpoint_clear_top1_agreement",
-        Q8_0["clear_top1_agreement"],
+        SERVED["clear_top1_agreement"],
         True,
         "endpoint_clear_top1_agreement",
         CHOSEN,
         CLEAR,
     ),
-    Gate("endpoint_top1_agreement", Q8_0["top1_agreement"], True, "endpoint_top1_agreement", CHOSEN, ALL),
+    Gate("endpoint_top1_agreement", SERVED["top1_agreement"], True, "endpoint_top1_agreement", CHOSEN, ALL),
     Gate("endpoint_mean_kl", Q8_0["mean_kl"], False, "endpoint_mean_kl", CHOSEN),
 )
 OTHER_FORMATS = ("f16", "bf16", "q6_k", "q5_k_m", "q4_k_m")

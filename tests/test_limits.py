@@ -40,7 +40,8 @@ def test_what_the_recipe_sets_holds_for_every_format() -> None:
 def test_an_endpoint_may_be_as_far_away_as_the_roughest_exported_format(tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     run = RunDirectory(tmp_path)
-    assert served_limits(VerifyKeys(), run) == gguf_limits(VerifyKeys(), "q8_0")
+    usual = {"top1_agreement": 0.95, "clear_top1_agreement": 0.99, "mean_kl": 0.01}
+    assert served_limits(VerifyKeys(), run) == usual
     (tmp_path / "export" / "model-q4_k_m.gguf").touch()
     (tmp_path / "export" / "model-f16.gguf").touch()
     roughest = {"top1_agreement": 0.75, "clear_top1_agreement": 0.85, "mean_kl": 0.25}

@@ -21,6 +21,9 @@ class Nearness(NamedTuple):
 AROUND_FIVE_BITS = Nearness(0.25)
 FEW_BITS = {"q6_k": Nearness(0.1), "q5_k_m": AROUND_FIVE_BITS, "q4_k_m": AROUND_FIVE_BITS}
 EIGHT_BITS_OR_MORE = Nearness(0.01, 0.98, 0.99)
+# Of an endpoint's answers, each up to where it departs: few positions, at most one miss in each answer, and often no
+# probabilities to go by.
+SERVED = {"top1_agreement": 0.95, "clear_top1_agreement": 0.99}
 SERVED_FEW_BITS = {"top1_agreement": 0.75, "clear_top1_agreement": 0.85}
 TWO_SIDED_95 = 1.96  # standard deviations of a normal distribution
 
@@ -62,11 +65,7 @@ def less_chance(share: float, count: int) -> float:
 
 
 def served_limits(config: VerifyKeys, run: RunDirectory) -> Limits:
-    """For an endpoint, which may serve any format that the run has exported: those of the roughest.
-
-    Where that has no limit on a share, one holds that still tells another model: without probabilities, choices are
-    all there is.
-    """
-    found = [{**SERVED_FEW_BITS, **gguf_limits(config, name)} for name in ["q8_0", *run.gguf_files]]
-    least = {figure: min(limits[figure] for limits in found) for figure in SERVED_FEW_BITS}
-    return {**least, "mean_kl": max(limits["mean_kl"] for limits in found)}
+    """For an endpoint, which may serve any format that the run has exported: those of the roughest."""
+    formats = ["q8_0", *run.gguf_files]
+    shares = SERVED_FEW_BITS if any(name in FEW_BITS for name in formats) else SERVED
+    return {**shares, "mean_kl": max(gguf_limits(config, name)["mean_kl"] for name in formats)}
