@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from tunewright.jobs.job import MARK, Job
 from tunewright.jobs.processes import kill_marked
 from tunewright.jobs.scheduler import Scheduler
@@ -48,3 +50,11 @@ def new_store(directory: Path) -> Iterator[Store]:
     yield store
     for attempt in store.held():
         wait_until(partial(kill_marked, MARK, attempt.token))
+
+
+def is_running(pid: int) -> bool:
+    """A process may end between two looks at it."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from jobs_bench import FAKE_RUN, add, finish_all, new_store, scheduler_of, wait_until
+from jobs_bench import FAKE_RUN, add, finish_all, is_running, new_store, scheduler_of, wait_until
 from tunewright.errors import JobError
 from tunewright.jobs import processes
 from tunewright.jobs.job import MARK, Attempt
@@ -141,13 +140,6 @@ def test_a_job_that_is_deaf_is_killed_with_all_that_it_started(store: Store) -> 
     assert store.job(job.id).state == "stopped"
     assert store.attempts(job.id)[0].exit_code == -signal.SIGKILL
     assert not is_running(int((job.run_dir / "child").read_text()))
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_a_job_that_waits_is_cancelled_at_once(store: Store) -> None:

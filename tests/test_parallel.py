@@ -6,9 +6,9 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
+from jobs_bench import is_running
 from tunewright.parallel import Workers, interrupts_deferred
 
 
@@ -69,13 +69,6 @@ def test_processes_end_with_the_one_that_reads_their_results(tmp_path: Path) -> 
         os.kill(worker, 0)
         reader.kill()
     deadline = time.monotonic() + 20
-    while alive(worker) and time.monotonic() < deadline:
+    while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not alive(worker)
-
-
-def alive(process: int) -> bool:
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    assert not is_running(worker)

@@ -26,7 +26,7 @@ from tunewright.artifacts import files_below, publish_directory, read_json, reco
 from tunewright.errors import ArtifactError, EnvironmentLackError, ModelError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, equal
-from tunewright.models.tokenizer_file import TOKENIZER_PROBES
+from tunewright.models.tokenizer_file import TOKENIZER_PROBES, built_tokenizer
 from tunewright.wheels import PinnedWheel, cache_directory, fetch_wheel
 
 if TYPE_CHECKING:
@@ -331,9 +331,7 @@ def check_tokenizer_against_llama_cpp(directory: Path, gguf_path: Path) -> Evide
 
     The detail of a failure names the first differing text with both lists of ids.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = built_tokenizer(directory)
     found = [tokenizer.encode(text, add_special_tokens=False) for text in TOKENIZER_PROBES]
     expected = llama_cpp_token_ids(gguf_path, list(TOKENIZER_PROBES))
     rows = list(zip(TOKENIZER_PROBES, found, expected, strict=True))

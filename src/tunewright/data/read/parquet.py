@@ -102,7 +102,7 @@ def _records(batch: pa.RecordBatch, number: int, path: Path) -> Iterator[Record]
 def _column(batch: pa.RecordBatch, name: str, path: Path) -> list[Text]:
     try:
         return json_texts(batch.column(name))
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, NotImplementedError):
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, _NotJsonError):
         kind = batch.schema.field(name).type
         found = f"the column {name!r} of type {kind} cannot be written as JSON"
         raise DataError(str(path), found, mend="Leave the column out, or write it as text.") from None
@@ -128,13 +128,17 @@ def _is_text(kind: pa.DataType) -> bool:
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
+class _NotJsonError(Exception):
+    """A type of which JSON has no like."""
+
+
 def json_texts(array: pa.Array) -> list[Text]:
     """The JSON text of each value."""
     if isinstance(array, pa.ExtensionArray):
         return json_texts(array.storage)
     convert = next((convert for test, convert in CONVERTERS if test(array.type)), None)
     if convert is None:
-        raise NotImplementedError(str(array.type))
+        raise _NotJsonError(str(array.type))
     return convert(array)
 
 
