@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -72,3 +73,25 @@ def test_processes_end_with_the_one_that_reads_their_results(tmp_path: Path) -> 
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(worker)
+
+
+MAGNITUDES = """
+from tunewright.parallel import Workers
+
+if __name__ == "__main__":
+    with Workers(2, int, (), "json") as workers:
+        print(list(workers.map(abs, range(-9, 0))))
+"""
+
+
+@pytest.mark.parametrize("length", [60, 71, 72, 120])
+def test_a_temporary_folder_too_deep_for_sockets_is_no_hindrance(tmp_path: Path, length: int) -> None:
+    script = tmp_path / "magnitudes.py"
+    script.write_text(MAGNITUDES, encoding="utf-8")
+    with tempfile.TemporaryDirectory(dir="/tmp") as root:
+        deep = Path(root, "d" * (length - len(root) - 1))
+        deep.mkdir()
+        done = subprocess.run(
+            [sys.executable, str(script)], env={**os.environ, "TMPDIR": str(deep)}, capture_output=True, text=True
+        )
+    assert (done.stdout.strip(), done.stderr) == (str(list(range(9, 0, -1))), "")

@@ -7,16 +7,20 @@ this process (threads, CUDA) is copied.
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tunewright.errors import EnvironmentLackError
+
+LONGEST_SOCKET_PATH = 103  # Bytes: the 104 of macOS (108 on Linux) with a zero at their end.
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,7 +41,7 @@ class Workers:
         if count == 0:
             start(*arguments)
             return
-        context = multiprocessing.get_context("forkserver")
+        context = multiprocessing.get_context(_start_method())
         context.set_forkserver_preload([preload])
         self._pool = ProcessPoolExecutor(count, context, _start_quietly, (start, arguments))
 
@@ -88,6 +92,12 @@ def interrupts_deferred() -> Iterator[None]:
         signal.signal(signal.SIGINT, usual)
     if heard:
         signal.raise_signal(signal.SIGINT)
+
+
+def _start_method() -> str:
+    """`forkserver`, which imports once for all; `spawn` where a socket of its could not lie in the temporary folder."""
+    longest = Path(tempfile.gettempdir(), "pymp-00000000", "listener-00000000")
+    return "forkserver" if len(os.fsencode(longest)) <= LONGEST_SOCKET_PATH else "spawn"
 
 
 def _start_quietly(start: Callable[..., None], arguments: tuple[Any, ...]) -> None:
