@@ -78,9 +78,9 @@ def test_an_endpoint_counts_and_answers_like_the_engine_behind_it(
     ids = [engine.prompt_ids(prompt) for prompt in asked]
     assert [endpoint.prompt_tokens(prompt) for prompt in asked] == [len(each) for each in ids]
     assert [endpoint.answer(prompt, 6) for prompt in asked] == [llama_cpp.decode(a) for a in llama_cpp.greedy(ids, 6)]
-    shown = endpoint.shown_tokens(asked[0], 2, 3)
+    shown = endpoint.shown_answer(asked[0], 2, 3)
     assert shown is not None
-    assert [(len(token.top), token.is_likeliest) for token in shown] == [(3, True), (3, True)]
+    assert [(len(token.top), token.is_likeliest) for token in shown.tokens] == [(3, True), (3, True)]
     endpoint.close()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tunewright.chat.conversation import Message, ToolCall
 from tunewright.chat.prompt import Prompt
-from tunewright.engines.interface import ShownToken
+from tunewright.engines.interface import ShownAnswer, ShownToken
 from tunewright.engines.ollama import OllamaEngine, request_of
 from tunewright.engines.ollama_server import ModelSource, OllamaServer, ollama_url
 from tunewright.engines.ollama_template import check_created, guess_template
@@ -322,9 +322,9 @@ def test_an_endpoint_that_wants_the_newer_name_gets_it() -> None:
 def test_logprobs_are_returned_where_they_are_offered() -> None:
     tops = [{"token": "It", "logprob": -0.5}, {"token": "Is", "logprob": -2}]
     offered = completion(logprobs={"content": [{"token": "Is", "top_logprobs": tops}]})
-    shown = endpoint(lambda _: httpx.Response(200, json=offered)).shown_tokens(HELLO, 1, 2)
-    assert shown == [ShownToken("Is", ("It", "Is"), (-0.5, -2.0))]
-    assert [token.is_likeliest for token in shown] == [False]
+    shown = endpoint(lambda _: httpx.Response(200, json=offered)).shown_answer(HELLO, 1, 2)
+    assert shown == ShownAnswer("It is 4.", (ShownToken("Is", ("It", "Is"), (-0.5, -2.0)),))
+    assert not shown.tokens[0].is_likeliest
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_logprobs_are_returned_where_they_are_offered() -> None:
     ],
 )
 def test_logprobs_that_are_not_offered_are_none(answer: httpx.Response) -> None:
-    assert endpoint(lambda _: answer).shown_tokens(HELLO, 1, 2) is None
+    assert endpoint(lambda _: answer).shown_answer(HELLO, 1, 2) is None
 
 
 def test_a_call_of_a_tool_is_answered_as_text() -> None:

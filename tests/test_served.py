@@ -17,7 +17,7 @@ from tunewright.chat.trained import trained_template
 from tunewright.endpoints import ollama_name, verify_endpoint, with_path
 from tunewright.engines.canaries import Canary, canary_from_json
 from tunewright.engines.hf import open_supervisor
-from tunewright.engines.interface import ShownToken, TopLogprobs
+from tunewright.engines.interface import ShownAnswer, ShownToken, TopLogprobs
 from tunewright.engines.served import Served, departure_of, differs_clearly, divergences
 from tunewright.errors import ArtifactError, EngineError, UsageError
 from tunewright.events import Events
@@ -67,19 +67,29 @@ def test_a_near_tie_is_no_clear_departure() -> None:
 
 def test_probabilities_are_compared_up_to_the_departure_and_by_text() -> None:
     same = ShownToken("b", ("b", " c"), CLEAR.logprobs)
-    served = Served(canary_of((0, 1, 2)), text="bx", shown=(same, replace(same, text="x"), same))
-    end = departure_of(served.canary, "ax", spelled, frozenset())
+    canary = canary_of((0, 1, 2))
+    shown = ShownAnswer("bx", (same, replace(same, text="x"), same))
+    end = departure_of(canary, "ax", spelled, frozenset())
     letters = "abcdefgh"
-    assert divergences(served, end, letters.__getitem__) == pytest.approx([0, 0])
-    other = replace(served, shown=(ShownToken("b", ("c", "b"), CLEAR.logprobs),))
-    (kl,) = divergences(other, end, letters.__getitem__) or [0.0]
+    assert divergences(canary, shown, end, letters.__getitem__) == pytest.approx([0, 0])
+    other = ShownAnswer("b", (ShownToken("b", ("c", "b"), CLEAR.logprobs),))
+    (kl,) = divergences(canary, other, end, letters.__getitem__) or [0.0]
     assert kl > 1
 
 
+def test_probabilities_are_those_of_the_answer_they_were_shown_with() -> None:
+    """A server may round otherwise when it is asked again, and take another of two tokens that are as likely."""
+    canary = canary_of((0, 1, 2), CLEAR, NEAR, CLEAR)
+    tokens = tuple(ShownToken(text, (text, "f"), CLEAR.logprobs) for text in "abc")
+    served = Served(canary, text="aff", shown=ShownAnswer("abc", tokens))
+    supervisor: Any = SimpleNamespace(decode=spelled, stop_ids=frozenset([STOP]), tokenizer=Letters())
+    assert len(Answers(Played(supervisor, [canary]), supervisor, (served,)).divergences) == 3
+
+
 def test_tokens_that_are_not_shown_as_texts_are_not_compared() -> None:
-    shown = (ShownToken("token_id:17", ("token_id:17",), (-0.1,)),)
-    served = Served(canary_of((0, 1)), text="ab", shown=shown)
-    assert divergences(served, departure_of(served.canary, "ab", spelled, frozenset()), str) is None
+    shown = ShownAnswer("ab", (ShownToken("token_id:17", ("token_id:17",), (-0.1,)),))
+    canary = canary_of((0, 1))
+    assert divergences(canary, shown, departure_of(canary, "ab", spelled, frozenset()), str) is None
 
 
 def test_answers_that_part_at_a_near_tie_do_not_vary_clearly() -> None:
@@ -110,6 +120,13 @@ def test_a_server_that_does_not_stop_goes_on_behind_most_answers(
     assert answers.choices == choices
 
 
+class Letters:
+    """A tokenizer whose tokens are letters."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return spelled(ids)
+
+
 class Played:
     """A server that counts as the trained template does and answers what was recorded; `added` is put to counts."""
 
@@ -126,7 +143,7 @@ class Played:
     def answer(self, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> str:
         return self.answers[prompt] + self.more
 
-    def shown_tokens(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> None:
+    def shown_answer(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> None:
         return None
 
     def close(self) -> None:

@@ -51,6 +51,14 @@ class ShownToken:
         return not taken or max(taken) >= max(self.logprobs)
 
 
+@dataclass(frozen=True)
+class ShownAnswer:
+    """A greedy answer as text and token by token. Asked for apart, it may leave another one at a near tie."""
+
+    text: str
+    tokens: tuple[ShownToken, ...]
+
+
 class Engine(Protocol):
     """One loaded model; `name` says which artifact in which program, as `merged, Hugging Face`."""
 
@@ -83,7 +91,7 @@ class TextEngine(Protocol):
     def answer(self, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> str:
         """The greedy answer, without the stop token that ended it. A greedy answer is the same for every seed."""
 
-    def shown_tokens(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> list[ShownToken] | None:
+    def shown_answer(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> ShownAnswer | None:
         """The greedy answer token by token, with the likeliest ones; None where the server does not offer that."""
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class OllamaEngine:
         )
         return Message("assistant", message["content"], tool_calls=calls).text
 
-    def shown_tokens(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> None:
+    def shown_answer(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> None:
         """None: Ollama's own API does not offer them in every version; `/v1` may, as an OpenAI-compatible endpoint."""
 
     @cached_property

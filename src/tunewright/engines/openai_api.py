@@ -13,7 +13,7 @@ import httpx
 
 from tunewright.chat.conversation import Message, ToolCall
 from tunewright.chat.prompt import Prompt
-from tunewright.engines.interface import ShownToken
+from tunewright.engines.interface import ShownAnswer, ShownToken
 from tunewright.errors import EngineError, EnvironmentLackError
 
 SECONDS_TO_CONNECT = 5
@@ -65,26 +65,25 @@ class OpenAIEngine:
         return int(count)
 
     def answer(self, prompt: Prompt, max_new_tokens: int, seed: int = 0) -> str:
-        message = self._choice(self._chat(prompt, max_new_tokens, seed=seed))["message"]
-        functions = [call.get("function") or {} for call in message.get("tool_calls") or ()]
-        calls = tuple(ToolCall(str(function.get("name")), str(function.get("arguments"))) for function in functions)
-        return Message("assistant", message.get("content") or "", tool_calls=calls).text
+        return text_of(self._choice(self._chat(prompt, max_new_tokens, seed=seed))["message"])
 
-    def shown_tokens(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> list[ShownToken] | None:
+    def shown_answer(self, prompt: Prompt, max_new_tokens: int, top_k: int) -> ShownAnswer | None:
         response = self._ask(prompt, max_new_tokens, logprobs=True, top_logprobs=top_k)
         if response.status_code in NOT_OFFERED:
             return None
-        positions = (self._choice(self._read(response)).get("logprobs") or {}).get("content")
+        choice = self._choice(self._read(response))
+        positions = (choice.get("logprobs") or {}).get("content")
         if not positions or not all(position.get("top_logprobs") for position in positions):
             return None
-        return [
+        tokens = (
             ShownToken(
                 position["token"],
                 tuple(top["token"] for top in position["top_logprobs"]),
                 tuple(float(top["logprob"]) for top in position["top_logprobs"]),
             )
             for position in positions
-        ]
+        )
+        return ShownAnswer(text_of(choice["message"]), tuple(tokens))
 
     def close(self) -> None:
         self._client.close()
@@ -148,3 +147,10 @@ def key_in(variable: str) -> str:
             variable, "it is not set", expected="the endpoint's key", mend=f"Run `export {variable}=…`."
         )
     return key
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """An assistant's message as text, its calls of tools among it."""
+    functions = [call.get("function") or {} for call in message.get("tool_calls") or ()]
+    calls = tuple(ToolCall(str(function.get("name")), str(function.get("arguments"))) for function in functions)
+    return Message("assistant", message.get("content") or "", tool_calls=calls).text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tunewright.chat.prompt import Prompt
 from tunewright.engines.canaries import CLEAR_LEAD, Canary, common_prefix, kl_divergence
-from tunewright.engines.interface import ShownToken, TextEngine, TopLogprobs
+from tunewright.engines.interface import ShownAnswer, ShownToken, TextEngine, TopLogprobs
 from tunewright.errors import EngineError
 
 TOP_SHOWN = 5  # What nearly every server that shows probabilities allows.
@@ -31,7 +31,7 @@ class Served:
         tokens: of the prompt.
         text: the greedy answer, asked for a little beyond the recorded end.
         again: the same with other seeds, which must not matter.
-        shown: the answer token by token, None where that is not offered.
+        shown: an answer token by token, None where that is not offered.
         refusal: why there is no answer; empty where there is one.
     """
 
@@ -39,7 +39,7 @@ class Served:
     tokens: int = 0
     text: str = ""
     again: tuple[str, ...] = ()
-    shown: tuple[ShownToken, ...] | None = None
+    shown: ShownAnswer | None = None
     refusal: str = ""
 
 
@@ -47,13 +47,13 @@ def ask(engine: TextEngine, canary: Canary) -> Served:
     """What the server makes of a canary; a refusal of this one prompt is an answer too."""
     length = len(canary.answer_ids)
     try:
-        shown = engine.shown_tokens(canary.prompt, length, TOP_SHOWN)
+        shown = engine.shown_answer(canary.prompt, length, TOP_SHOWN)
         return Served(
             canary,
             engine.prompt_tokens(canary.prompt),
             engine.answer(canary.prompt, length + TOKENS_BEYOND),
             tuple(engine.answer(canary.prompt, length + TOKENS_BEYOND, seed) for seed in OTHER_SEEDS),
-            None if shown is None else tuple(shown),
+            shown,
         )
     except EngineError as error:
         return Served(canary, refusal=str(error))
@@ -102,28 +102,30 @@ def is_clear(canary: Canary, position: int) -> bool:
     return canary.top[position].lead >= CLEAR_LEAD
 
 
-def divergences(served: Served, departure: Departure, text_of: Callable[[int], str]) -> list[float] | None:
-    """KL(recorded || served) in nats at each position that answers the recorded text, over the tokens that are shown.
+def divergences(
+    canary: Canary, shown: ShownAnswer, departure: Departure, text_of: Callable[[int], str]
+) -> list[float] | None:
+    """KL(recorded || shown) in nats at each position that answers the recorded text, over the tokens that are shown.
 
     Tokens are told apart by their texts without spaces around them, since servers write those in different ways: what
     looks alike is one outcome on both sides, which can only lessen the divergence. None where the server writes tokens
     otherwise than as texts.
 
     Args:
+        departure: where the text of `shown` leaves the recorded one.
         text_of: the text of a token; empty for one that is no text of its own.
     """
-    shown = served.shown or ()
-    if not is_spelled_out(served):
+    if not is_spelled_out(shown):
         return None
-    positions = zip(served.canary.top[: departure.position + 1], shown, strict=False)
+    positions = zip(canary.top[: departure.position + 1], shown.tokens, strict=False)
     return [kl_divergence(*as_outcomes(recorded, position, text_of)) for recorded, position in positions]
 
 
-def is_spelled_out(served: Served) -> bool:
-    """Whether the shown tokens are the pieces of the answer's text."""
-    joined = "".join(token.text for token in served.shown or ()).strip()
-    text = served.text.strip()
-    return bool(joined) and (joined.startswith(text) or text.startswith(joined) or NOT_DECODED in joined)
+def is_spelled_out(shown: ShownAnswer) -> bool:
+    """Whether the shown tokens are the pieces of the answer's text; behind it there may be the one that ended it."""
+    joined = "".join(token.text for token in shown.tokens).strip()
+    text = shown.text.strip()
+    return bool(text) and (joined.startswith(text) or NOT_DECODED in joined)
 
 
 def as_outcomes(

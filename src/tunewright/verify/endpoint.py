@@ -78,7 +78,11 @@ class Answers:
 
     @cached_property
     def divergences(self) -> list[float]:
-        found = [divergences(served, departure, self.text_of) for served, departure in self.pairs]
+        """KL in nats at each position that a shown answer has in common with the recorded one."""
+        pairs = [(served.canary, served.shown) for served in self.heard if served.shown]
+        found = [
+            divergences(canary, shown, self.departure(canary, shown.text), self.text_of) for canary, shown in pairs
+        ]
         return [value for values in found for value in values or ()]
 
     def text_of(self, token: int) -> str:
@@ -274,7 +278,7 @@ def explain_answers(config: VerifyKeys, answers: Answers, kl: float | None, kl_l
 
 
 def unlikely_choices(answers: Answers) -> int:
-    shown = [token for served in answers.heard for token in served.shown or ()]
+    shown = [token for served in answers.heard if served.shown for token in served.shown.tokens]
     return sum(not token.is_likeliest for token in shown)
 
 
