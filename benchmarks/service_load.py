@@ -2,27 +2,35 @@
 
     PYTHONPATH=src:tests python benchmarks/service_load.py pages [--runs 10000]
     PYTHONPATH=src:tests python benchmarks/service_load.py load [--seconds 10]
+    PYTHONPATH=src:tests python benchmarks/service_load.py ends [--rounds 10]
 
 `pages` fills a store with finished runs and ended jobs, and asks for the first pages: once cold, then twenty times.
 `load` keeps two processes busy in the place of training, holds 50 streams of a run that grows all the while, and asks
-for the status on 16 connections as fast as it is answered. A stream that misses an event, or has one
-twice, is a fault. The figures are those of the machine as it was: the load before and after is printed with them.
+for the status on 16 connections as fast as it is answered. A stream that misses an event, or has one twice, is a fault.
+`ends` kills a job's process, then the one that stands over its next attempt, and tells the service to stop, with 50
+streams open. The figures are those of the machine as it was: the load before and after is printed with them.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import psutil
 
 from fake_run import append
+from jobs_bench import wait_until
+from tunewright.jobs.job import MARK, Attempt, Job
+from tunewright.jobs.processes import identity_from_json, kill_marked
 from tunewright.jobs.store import Store, insert_job, move
 from web_bench import service
 
@@ -32,7 +40,7 @@ CONNECTIONS = 16
 STREAMS = 50
 EVENTS_A_SECOND = 40
 SECONDS_TO_CATCH_UP = 60.0
-GOALS = {"page": 0.2, "requests a second": 300, "p99": 0.1}
+GOALS = {"page": 0.2, "requests a second": 300, "p99": 0.1, "stop": 2.0, "death": 1.0}
 BURNERS = 2
 
 
@@ -160,18 +168,59 @@ async def grow(events: Path, seconds: float) -> int:
     return step
 
 
+def ends(rounds: int) -> bool:
+    """Whether deaths are known, and stops done, in time."""
+    found = [seconds_of_ends() for _ in range(rounds)]
+    workers, supervisors, stops = zip(*found, strict=True)
+    for name, times in (("worker's death", workers), ("supervisor's death", supervisors), ("stop", stops)):
+        say(f"{name}: median {statistics.median(times):.2f} s, slowest {max(times):.2f} s of {rounds}")
+    return bool(max(workers + supervisors) <= GOALS["death"] and max(stops) <= GOALS["stop"])
+
+
+def seconds_of_ends() -> tuple[float, float, float]:
+    """Until a killed job was known to be dead, then the killed process above it, and until the service had stopped."""
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place) / "store")
+        job = store.add("one", "sleep 60", store.root / "one")
+        with service(store.root) as (process, client), ExitStack() as opened:
+            for _ in range(STREAMS):
+                opened.enter_context(client.stream("GET", "/api/v1/events", timeout=None))
+            worker = until_killed(store, job, 0, lambda attempt: attempt.worker_pid)
+            supervisor = until_killed(store, job, 1, lambda attempt: identity_from_json(attempt.supervisor).pid)
+            process.send_signal(signal.SIGTERM)
+            started = time.monotonic()
+            process.wait()
+            stop = time.monotonic() - started
+        for attempt in store.held():
+            kill_marked(MARK, attempt.token)
+    return worker, supervisor, stop
+
+
+def until_killed(store: Store, job: Job, number: int, pid: Callable[[Attempt], int | None]) -> float:
+    """Seconds from the kill of a process of an attempt until the store says that it has ended."""
+    wait_until(lambda: len(store.attempts(job.id)) > number and store.attempts(job.id)[number].worker_pid)
+    os.kill(pid(store.attempts(job.id)[number]) or 0, signal.SIGKILL)
+    return wait_until(lambda: store.attempts(job.id)[number].ended)
+
+
 def say(words: str) -> None:
     print(words, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=["pages", "load"])
+    parser.add_argument("mode", choices=["pages", "load", "ends"])
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=10)
     words = parser.parse_args()
     say(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    is_good = pages(words.runs) if words.mode == "pages" else load(words.seconds)
+    modes = {
+        "pages": lambda: pages(words.runs),
+        "load": lambda: load(words.seconds),
+        "ends": lambda: ends(words.rounds),
+    }
+    is_good = modes[words.mode]()
     say(f"load after: {os.getloadavg()[0]:.1f}; {'as it should be' if is_good else 'NOT as it should be'}")
     sys.exit(not is_good)
 
