@@ -19,7 +19,6 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from tiny_model import END_ID, PAD_ID, START_ID, write_tokenizer
 from tiny_rows import tiny_rows
 from tunewright.artifacts import RunDirectory, read_json, write_json, write_text
 from tunewright.certificate import check_certificate
-from tunewright.engines.canaries import CANARY_BATCH, Canary, compare_with_canaries
+from tunewright.engines.canaries import CANARY_BATCH, Parity, compare_with_canaries
 from tunewright.engines.hf import open_hf_engine
 from tunewright.engines.llama_cpp import LlamaCppEngine
 from tunewright.engines.openai_api import OpenAIEngine
@@ -54,7 +53,8 @@ from tunewright.paths import check_manifests, verify_run
 from tunewright.pipeline import run_pipeline
 from tunewright.recipe import Recipe, VerifyKeys
 from tunewright.verify.endpoint import check_endpoint
-from tunewright.verify.parity import read_canaries
+from tunewright.verify.limits import Limits, exact_limits, gguf_limits, rounded_limits
+from tunewright.verify.parity import RECORDED, check_parity, compare_with, describe, read_canaries
 
 ARCHITECTURES = ("LlamaConfig", "MistralConfig", "SmolLM3Config", "Qwen3Config", "GraniteConfig")
 ADAPTERS: tuple[dict[str, Any], ...] = (
@@ -142,7 +142,6 @@ def one_run(place: Path, index: int) -> dict[str, Any]:
         "checks": sum(item.is_check for item in whole),
         "alarms": [f"{item.name} = {item.value}" for item in alarms if not item.name.endswith(OF_QUALITY)],
         "positions": found["positions"],
-        "clear_positions": found["clear_positions"],
         "clean": found["figures"],
         "damaged": {in_words(damage): measured.of_damaged(damage) for damage in DAMAGES},
         "named": list(named_damages(place, run.path, index)) if index < PLAIN_RUNS else [],
@@ -230,7 +229,6 @@ class Measured:
             "figures": {**figures, **served},
             "asked": [item.as_json() for item in asked],
             "positions": counts["positions"],
-            "clear_positions": counts["clear_positions"],
         }
 
     def of_damaged(self, damage: Damage) -> dict[str, Any]:
@@ -241,35 +239,42 @@ class Measured:
         weights = damage(self.tuned, self.base)
         shutil.rmtree(self.place / "damaged", ignore_errors=True)
         merged = write_checkpoint(self.run / "merged", weights, self.place / "damaged")
-        hf = compared(open_hf_engine(merged, "damaged", CANARY_BATCH, self.dtype), self.canaries)
+        in_hf = compare_with(lambda: open_hf_engine(merged, "damaged", CANARY_BATCH, self.dtype), self.canaries)
         shutil.rmtree(merged)
         damaged = write_with_weights(self.gguf, self.run / "merged", weights, self.place / "damaged.gguf")
         engine = LlamaCppEngine(damaged, "damaged", n_ctx=512)
         try:
-            in_gguf = asdict(compare_with_canaries(engine, self.canaries))
+            in_gguf = compare_with_canaries(engine, self.canaries)
             served, asked = self.asked(engine)
         finally:
             engine.close()
-        figures = {f"merged_{name}": hf[name] for name in PARITY if name in hf}
-        figures |= {f"q8_0_{name}": in_gguf[name] for name in PARITY if name in in_gguf}
-        return {**figures, **served, "cause": as_verdict(asked)["cause"]}
+        exact, q8_0 = exact_limits(self.config), gguf_limits(self.config, "q8_0")
+        judged = [
+            *self.judged("adapter", in_hf, exact),
+            *self.judged("merged_in_float32", in_hf, exact),
+            *self.judged("merged", in_hf, rounded_limits(self.config)),
+            *self.judged("q8_0", in_gguf, q8_0),
+        ]
+        return {
+            **{item.name: item.value for item in judged if item.name.endswith(PARITY)},
+            **served,
+            "failed": [item.name for item in (*judged, *asked) if item.verdict == "fail"],
+            "cause": as_verdict(asked)["cause"],
+        }
 
-    def asked(self, engine: LlamaCppEngine) -> tuple[dict[str, Any], list[Evidence]]:
+    def judged(self, label: str, parity: Parity, limits: Limits) -> list[Evidence]:
+        """What `verify` would say of an artifact that compares so with the canaries."""
+        entry = describe(label, parity, self.canaries, limits) | {"against": RECORDED}
+        return check_parity({"engines": [entry]})
+
+    def asked(self, engine: LlamaCppEngine) -> tuple[dict[str, float], list[Evidence]]:
         endpoint = OpenAIEngine(f"{engine.url}/v1", NAME, "endpoint")
         try:
             found = check_endpoint(self.config, self.run, endpoint, Events())
         finally:
             endpoint.close()
         said = {item.name: item.value for item in found}
-        figures = {name: float(said[name]) for name in SERVED if isinstance(said.get(name), (int, float))}
-        return {**figures, "endpoint_failed": [item.name for item in found if item.verdict == "fail"]}, found
-
-
-def compared(engine: Any, canaries: list[Canary]) -> dict[str, Any]:
-    try:
-        return asdict(compare_with_canaries(engine, canaries))
-    finally:
-        engine.close()
+        return {name: float(said[name]) for name in SERVED if isinstance(said.get(name), (int, float))}, found
 
 
 def named_damages(place: Path, run: Path, index: int) -> Iterator[dict[str, Any]]:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunewright.recipe import VerifyKeys
-from tunewright.verify.limits import SERVED, gguf_limits, less_chance
+from tunewright.verify.limits import SERVED, gguf_limits
 
 Result = dict[str, Any]
 LIMITS = VerifyKeys()
 Q8_0 = gguf_limits(LIMITS, "q8_0")
-ALL, CLEAR = "positions", "clear_positions"
+CHANCE, NEAR_TIES = ", less chance", ", less near ties and chance"
 FIXED = "fixed by the project's issues"
 CHOSEN = "chosen, and held against these runs"
 
@@ -26,7 +26,7 @@ class Gate:
         at_least: whether more of it is better.
         damaged_as: the figure of damaged weights that is held against it.
         origin: where the limit comes from.
-        counted: what it is a share of, where chance has a part in it.
+        allowance: what may be taken from the limit.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Gate:
     at_least: bool
     damaged_as: str
     origin: str
-    counted: str = ""
+    allowance: str = ""
 
     def worst(self, values: list[float]) -> float:
         return min(values) if self.at_least else max(values)
@@ -42,24 +42,16 @@ class Gate:
     def best(self, values: list[float]) -> float:
         return max(values) if self.at_least else min(values)
 
-    def fails(self, figures: dict[str, Any], result: Result) -> bool:
-        """Whether figures of damaged weights do; what an endpoint was asked for differs from one to the next."""
-        if self.name.startswith("endpoint"):
-            return self.name in figures["endpoint_failed"]
-        value = figures[self.damaged_as]
-        limit = less_chance(self.limit, result[self.counted]) if self.counted else self.limit
-        return not (value >= limit if self.at_least else value <= limit)
-
 
 GATES = (
-    Gate("adapter_top1_agreement", 1.0, True, "merged_top1_agreement", FIXED, ALL),
+    Gate("adapter_top1_agreement", 1.0, True, "merged_top1_agreement", FIXED),
     Gate("adapter_mean_kl", LIMITS.adapter_kl_limit, False, "merged_mean_kl", FIXED),
-    Gate("merged_in_float32_top1_agreement", 1.0, True, "merged_top1_agreement", FIXED, ALL),
+    Gate("merged_in_float32_top1_agreement", 1.0, True, "merged_top1_agreement", FIXED),
     Gate("merged_in_float32_mean_kl", LIMITS.adapter_kl_limit, False, "merged_mean_kl", FIXED),
-    Gate("merged_top1_agreement", LIMITS.merged_top1_limit, True, "merged_top1_agreement", FIXED, ALL),
+    Gate("merged_top1_agreement", LIMITS.merged_top1_limit, True, "merged_top1_agreement", FIXED, NEAR_TIES),
     Gate("merged_mean_kl", LIMITS.merged_kl_limit, False, "merged_mean_kl", FIXED),
-    Gate("q8_0_top1_agreement", Q8_0["top1_agreement"], True, "q8_0_top1_agreement", FIXED, ALL),
-    Gate("q8_0_clear_top1_agreement", Q8_0["clear_top1_agreement"], True, "q8_0_clear_top1_agreement", CHOSEN, CLEAR),
+    Gate("q8_0_top1_agreement", Q8_0["top1_agreement"], True, "q8_0_top1_agreement", FIXED, NEAR_TIES),
+    Gate("q8_0_clear_top1_agreement", Q8_0["clear_top1_agreement"], True, "q8_0_clear_top1_agreement", CHOSEN, CHANCE),
     Gate("q8_0_mean_kl", Q8_0["mean_kl"], False, "q8_0_mean_kl", FIXED),
     Gate(
         "endpoint_clear_top1_agreement",
@@ -67,9 +59,9 @@ GATES = (
         True,
         "endpoint_clear_top1_agreement",
         CHOSEN,
-        CLEAR,
+        CHANCE,
     ),
-    Gate("endpoint_top1_agreement", SERVED["top1_agreement"], True, "endpoint_top1_agreement", CHOSEN, ALL),
+    Gate("endpoint_top1_agreement", SERVED["top1_agreement"], True, "endpoint_top1_agreement", CHOSEN, CHANCE),
     Gate("endpoint_mean_kl", Q8_0["mean_kl"], False, "endpoint_mean_kl", CHOSEN),
 )
 OTHER_FORMATS = ("f16", "bf16", "q6_k", "q5_k_m", "q4_k_m")
@@ -106,8 +98,9 @@ def gates(results: list[Result]) -> Iterator[str]:
         "The worst value of a clean run and the best one of a damaged run: a limit that stands between them tells all "
         "of them apart by itself. Where it does not, it says how many damaged ones it lets pass; those are found by "
         "another gate (next table), or by the comparison of the files, tensor by tensor, which allows for nothing. "
-        "From a limit of a share is taken what chance explains over the run's positions (`verify/limits.py`); these "
-        f"runs have {positions_of(results)}."
+        "From a limit of a share is taken what chance explains over the run's positions, and where it is said, what "
+        "the measured KL does to near ties (`verify/limits.py`, decisions [011](decisions/011-chance-in-limits.md) and "
+        f"[012](decisions/012-near-ties.md)); these runs have {positions_of(results)} positions."
     )
     rows = [row for gate in GATES if (row := gate_row(gate, results))]
     titles = ["gate", "limit", "worst clean", "runs", "best damaged", "damaged", "passed by it alone", "the limit is"]
@@ -116,20 +109,17 @@ def gates(results: list[Result]) -> Iterator[str]:
 
 def positions_of(results: list[Result]) -> str:
     counts = [result["positions"] for result in results]
-    return f"{min(counts)} to {max(counts)} of them" if counts else "none"
+    return f"{min(counts)} to {max(counts)}" if counts else "no"
 
 
 def gate_row(gate: Gate, results: list[Result]) -> list[str]:
     clean = [result["clean"][gate.name] for result in results if gate.name in result["clean"]]
-    of_runs = [
-        (figures, result) for result in results for figures in result["damaged"].values() if gate.damaged_as in figures
-    ]
+    of_runs = [figures for result in results for figures in result["damaged"].values() if gate.damaged_as in figures]
     if not clean:
         return []
-    missed = sum(not gate.fails(*each) for each in of_runs)
-    damaged = [figures[gate.damaged_as] for figures, _ in of_runs]
-    limit = f"{'≥' if gate.at_least else '≤'} {gate.limit:g}"
-    limit += ", less chance" if gate.counted and gate.limit < 1 else ""
+    missed = sum(gate.name not in figures["failed"] for figures in of_runs)
+    damaged = [figures[gate.damaged_as] for figures in of_runs]
+    limit = f"{'≥' if gate.at_least else '≤'} {gate.limit:g}{gate.allowance}"
     best = f"{gate.best(damaged):.3g}" if damaged else "none"
     counts = [str(len(clean)), best, str(len(damaged)), str(missed)]
     return [f"`{gate.name}`", limit, f"{gate.worst(clean):.3g}", *counts, gate.origin]
@@ -140,18 +130,18 @@ def damages(results: list[Result]) -> Iterator[str]:
     kinds = {"checkpoint": "merged_", "GGUF": "q8_0_", "endpoint": "endpoint_"}
     rows = []
     for name in dict.fromkeys(name for result in results for name in result["damaged"]):
-        found = [(result["damaged"][name], result) for result in results if name in result["damaged"]]
-        counts = [f"{sum(is_found(*each, prefix) for each in found)} of {len(found)}" for prefix in kinds.values()]
-        causes = Counter(figures["cause"].split(":")[-1].strip() for figures, _ in found if figures["cause"])
+        found = [result["damaged"][name] for result in results if name in result["damaged"]]
+        counts = [f"{sum(is_found(each, prefix) for each in found)} of {len(found)}" for prefix in kinds.values()]
+        causes = Counter(figures["cause"].split(":")[-1].strip() for figures in found if figures["cause"])
         rows.append([name, *counts, causes.most_common(1)[0][0] if causes else ""])
     if rows:
         yield "## Damaged weights, found by the limits alone"
         yield table(["damage", *kinds, "what the endpoint is most often found to be"], rows)
 
 
-def is_found(figures: dict[str, Any], result: Result, prefix: str) -> bool:
-    gates = [gate for gate in GATES if gate.name.startswith(prefix) and gate.name in figures]
-    return any(gate.fails(figures, result) for gate in gates)
+def is_found(figures: dict[str, Any], prefix: str) -> bool:
+    gates = [gate.name for gate in GATES if gate.name.startswith(prefix) and gate.name in figures]
+    return any(name in figures["failed"] for name in gates)
 
 
 def other_formats(results: list[Result]) -> Iterator[str]:

@@ -1,12 +1,24 @@
 """How far each format may be from what was recorded."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tunewright.artifacts import RunDirectory
+from tunewright.engines.interface import TopLogprobs
 from tunewright.recipe import VerifyKeys
-from tunewright.verify.limits import gguf_limits, less_chance, over_positions, served_limits
+from tunewright.verify.limits import (
+    exact_limits,
+    gguf_limits,
+    less_chance,
+    over_positions,
+    served_limits,
+    top1_left_by,
+    with_near_ties,
+)
 
 
 def test_fewer_bits_may_be_further_away() -> None:
@@ -29,6 +41,38 @@ def test_a_share_may_be_below_its_limit_by_what_chance_explains(share: float, co
 def test_over_no_position_there_is_no_least_share() -> None:
     limits = over_positions(gguf_limits(VerifyKeys(), "q8_0"), 40, 0)
     assert limits == {"top1_agreement": less_chance(0.98, 40), "clear_top1_agreement": 0.0, "mean_kl": 0.01}
+
+
+def logprobs(logits_NV: torch.Tensor) -> list[TopLogprobs]:
+    top = logits_NV.log_softmax(dim=-1).topk(32, dim=-1)
+    return [TopLogprobs(tuple(i), tuple(v)) for i, v in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+
+
+@pytest.mark.parametrize("error", [0.02, 0.05, 0.1])
+@pytest.mark.parametrize("scale", [2.0, 4.0])
+def test_as_many_first_choices_are_turned_as_errors_of_that_kl_turn(error: float, scale: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    logits_NV = torch.randn(20_000, 300, generator=generator) * scale
+    noisy_NV = logits_NV + torch.randn(logits_NV.shape, generator=generator) * error
+    p, q = logits_NV.log_softmax(dim=-1), noisy_NV.log_softmax(dim=-1)
+    mean_kl = float((p.exp() * (p - q)).sum(dim=-1).mean())
+    turned = float((p.argmax(dim=-1) != q.argmax(dim=-1)).float().mean())
+    assert 1 - top1_left_by(mean_kl, logprobs(logits_NV)) == pytest.approx(turned, rel=0.1)
+
+
+CERTAIN, TIED = TopLogprobs((1, 2), (-1e-9, -20.0)), TopLogprobs((1, 2), (math.log(0.5),) * 2)
+
+
+def test_near_ties_lower_the_limit_of_rounded_files_alone_and_at_most_as_their_kl_may() -> None:
+    recorded = [CERTAIN] * 90 + [TIED] * 10  # of which any error turns half
+    q8_0 = gguf_limits(VerifyKeys(), "q8_0")
+    assert with_near_ties(q8_0, recorded, 0.001)["top1_agreement"] == pytest.approx(0.95)
+    assert with_near_ties(q8_0, [CERTAIN] * 100, 0.001) == with_near_ties(q8_0, recorded, 0.0) == q8_0
+    nearer = [replace(TIED, logprobs=(-0.6, -0.8))] * 100
+    assert with_near_ties(q8_0, nearer, math.inf) == with_near_ties(q8_0, nearer, 0.01)
+    exact, few_bits = exact_limits(VerifyKeys()), gguf_limits(VerifyKeys(), "q4_k_m")
+    assert with_near_ties(exact, recorded, 0.001) == exact
+    assert with_near_ties(few_bits, recorded, 0.001) == few_bits
 
 
 def test_what_the_recipe_sets_holds_for_every_format() -> None:

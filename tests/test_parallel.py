@@ -69,7 +69,7 @@ def test_processes_end_with_the_one_that_reads_their_results(tmp_path: Path) -> 
         worker = int(reader.stdout.readline())
         os.kill(worker, 0)
         reader.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 50
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_running(worker)

@@ -129,7 +129,7 @@ def test_an_answer_can_be_stopped_and_the_chat_goes_on(chats: Chats) -> None:
     chats.ask(chat.id, "slow " * 100)
     wait_until(lambda: of_kind(chat, "pieces"))
     chats.stop(chat.id)
-    wait_until(lambda: chat.state == "ready", at_most=10)
+    wait_until(lambda: chat.state == "ready")
     assert len(said(chat, "right").split()) < 50
     ask(chats, chat, "next")
     assert said(chat, "right").endswith("3: next ")
@@ -156,7 +156,7 @@ def test_a_gpu_that_a_job_needs_is_given_back(chats: Chats, site: Site, monkeypa
     chats.ask(chat.id, "slow " * 100)
     wait_until(lambda: of_kind(chat, "pieces"))
     monkeypatch.setitem(site.board.facts, "at_work", [{"slot": "gpu0"}])
-    wait_until(lambda: chat.state == "failed", at_most=10)
+    wait_until(lambda: chat.state == "failed")
     assert "a job needs the GPU" in chat.problem
     assert ready(chats).state == "ready"
 

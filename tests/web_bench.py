@@ -86,7 +86,7 @@ def service(store: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str],
         token = (store / ".service/token").read_text()
         headers = {"authorization": f"Bearer {token}"}
         try:
-            with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=20) as client:
+            with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60) as client:
                 yield process, client
         finally:
             process.kill()

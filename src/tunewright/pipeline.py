@@ -71,7 +71,7 @@ STAGES = (
     Stage("train", TrainKeys, needs=("data", "render", "plan"), version=2),
     Stage("merge", MergeKeys, needs=("render", "train"), version=2),
     Stage("export", ExportKeys, needs=("render", "merge"), version=3),
-    Stage("verify", VerifyKeys, needs=("render", "train", "merge", "export"), version=2),
+    Stage("verify", VerifyKeys, needs=("render", "train", "merge", "export"), version=3),
     Stage("evaluate", EvaluateKeys, needs=("data", "render", "merge", "export"), version=2),
     Stage("report", ReportKeys, needs=BEFORE_REPORT, reads_manifests=True, version=2),
 )

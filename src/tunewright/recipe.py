@@ -254,7 +254,7 @@ class VerifyKeys(ModelKeys):
         0.99,
         gt=0,
         le=1,
-        description="What chance explains is taken off: see docs/decisions/011-chance-in-limits.md.",
+        description="What near ties and chance explain is taken off: see docs/decisions/011 and 012.",
     )
     gguf_kl_limit: float | None = Field(None, gt=0, description="Of every GGUF; default: one for each format.")
     gguf_top1_limit: float | None = Field(

@@ -5,7 +5,7 @@ again, by counting, and by letting the base answer. What cannot be seen from out
 gives other text in as many tokens looks like other weights, and a difference smaller than a near tie like rounding.
 """
 
-from collections import Counter
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from tunewright.artifacts import RunDirectory, read_json
 from tunewright.chat.conversation import Message
 from tunewright.chat.supervise import Supervisor
 from tunewright.chat.trained import trained_template
-from tunewright.engines.canaries import CANARY_BATCH, Canary, canary_from_json, held_to, record_canaries
+from tunewright.engines.canaries import CANARY_BATCH, CLEAR_LEAD, Canary, canary_from_json, held_to, record_canaries
 from tunewright.engines.hf import open_hf_engine, open_supervisor
-from tunewright.engines.interface import TextEngine
+from tunewright.engines.interface import TextEngine, TopLogprobs
 from tunewright.engines.served import (
     NOT_DECODED,
     Departure,
@@ -25,14 +25,13 @@ from tunewright.engines.served import (
     departure_of,
     differs_clearly,
     divergences,
-    is_clear,
 )
 from tunewright.errors import ArtifactError, EngineError
 from tunewright.events import Events
 from tunewright.evidence import Evidence, at_least, at_most, equal, fact, failed
 from tunewright.models.base import find_base
 from tunewright.recipe import VerifyKeys
-from tunewright.verify.limits import SERVED_FEW_BITS, over_positions, served_limits
+from tunewright.verify.limits import SERVED_FEW_BITS, over_positions, served_limits, with_near_ties
 from tunewright.verify.prompt_counts import explain_counts
 
 MOST = 0.5  # of the answers
@@ -116,20 +115,26 @@ class Answers:
         """The share of answers that begin as the recorded ones."""
         return sum(departure.position > 0 for departure in self.departures) / len(self.departures)
 
+    def has_left(self, served: Served, departure: Departure) -> bool:
+        """Whether an answer leaves the recorded one by a token; a server that stops at none is another matter."""
+        return departure.position < len(served.canary.answer_ids) and served not in self.unstopped
+
+    @cached_property
+    def compared(self) -> tuple[TopLogprobs, ...]:
+        """What was recorded at the positions that answer the recorded text: up to and with the one that departs."""
+        return tuple(
+            position
+            for served, departure in self.pairs
+            for position in served.canary.top[: departure.position + 1 if self.has_left(served, departure) else None]
+        )
+
     @cached_property
     def choices(self) -> Choices:
         """Of the positions that answer the recorded text, how many have the recorded token; only the last may not."""
-        counts = Counter[str]()
-        for served, departure in self.pairs:
-            length = len(served.canary.answer_ids)
-            left = departure.position < length and served not in self.unstopped
-            compared = range(departure.position + 1 if left else length)
-            counts["positions"] += len(compared)
-            counts["clear"] += sum(is_clear(served.canary, position) for position in compared)
-            counts["left"] += left
-            counts["left clearly"] += left and departure.clear
-        same, same_clear = counts["positions"] - counts["left"], counts["clear"] - counts["left clearly"]
-        return Choices(Share(same, counts["positions"]), Share(same_clear, counts["clear"]))
+        left = [departure for served, departure in self.pairs if self.has_left(served, departure)]
+        all_, clear = len(self.compared), sum(position.lead >= CLEAR_LEAD for position in self.compared)
+        left_clearly = sum(departure.clear for departure in left)
+        return Choices(Share(all_ - len(left), all_), Share(clear - left_clearly, clear))
 
 
 def check_endpoint(config: VerifyKeys, run: RunDirectory, engine: TextEngine, events: Events) -> list[Evidence]:
@@ -220,9 +225,9 @@ def check_repeats(answers: Answers) -> Evidence:
 
 def check_answers(config: VerifyKeys, run: RunDirectory, answers: Answers, events: Events) -> list[Evidence]:
     """What it says, against what the trained model said."""
-    choices, limits = answers.choices, served_limits(config, run)
+    choices, kl = answers.choices, mean(answers.divergences)
+    limits = with_near_ties(served_limits(config, run), answers.compared, math.inf if kl is None else kl)
     limits = over_positions(limits, choices.top1.whole, choices.clear_top1.whole)
-    kl = mean(answers.divergences)
     said = "positions that answer the recorded text have the recorded token"
     clear = f"Of {choices.clear_top1.whole} {said}, where that was clearly ahead."
     evidence = [

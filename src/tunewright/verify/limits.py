@@ -1,9 +1,13 @@
 """How far each artifact may be from what was recorded: the limits of parity."""
 
 import math
+from collections.abc import Sequence
+from statistics import NormalDist, mean
 from typing import NamedTuple
 
 from tunewright.artifacts import RunDirectory
+from tunewright.engines.canaries import CLEAR_LEAD
+from tunewright.engines.interface import TopLogprobs
 from tunewright.recipe import VerifyKeys
 
 Limits = dict[str, float]
@@ -47,6 +51,32 @@ def gguf_limits(config: VerifyKeys, name: str) -> Limits:
         "mean_kl": config.gguf_kl_limit or nearness.mean_kl,
     }
     return {figure: limit for figure, limit in limits.items() if limit is not None}
+
+
+def with_near_ties(limits: Limits, recorded: Sequence[TopLogprobs], mean_kl: float) -> Limits:
+    """The limits for answers that hold so many near ties: no more is asked for than errors of the file's KL leave.
+
+    A share of 1 stays: it is asked of what computes the same numbers.
+    """
+    least = limits.get("top1_agreement", 1.0)
+    if least == 1:
+        return limits
+    return {**limits, "top1_agreement": min(least, top1_left_by(min(mean_kl, limits["mean_kl"]), recorded))}
+
+
+def top1_left_by(mean_kl: float, recorded: Sequence[TopLogprobs]) -> float:
+    """The share of recorded first choices that errors of this mean KL, in nats, leave in their place.
+
+    Independent errors of variance v on the logits give a KL of v / 2 * (1 - sum p²) at a position, by the second order
+    of its series (half the Fisher information of the softmax). They turn a lead of l over the second choice with the
+    chance Φ(-l / sqrt(2 v)). Third choices are left out, and clear leads, for which nothing is to be excused.
+    Against measured files: docs/decisions/012-near-ties.md.
+    """
+    spread = mean(1 - sum(math.exp(2 * logprob) for logprob in position.logprobs) for position in recorded)
+    if mean_kl <= 0 or spread <= 0:
+        return 1.0
+    error_of_lead = NormalDist(0, math.sqrt(4 * mean_kl / spread))
+    return mean(1.0 if position.lead >= CLEAR_LEAD else error_of_lead.cdf(position.lead) for position in recorded)
 
 
 def over_positions(limits: Limits, positions: int, clear_positions: int) -> Limits:

@@ -30,7 +30,15 @@ from tunewright.models.base import Base, compute_device, load_adapted, whole_dev
 from tunewright.models.dequantized import QuantizedBase, base_of_merge
 from tunewright.models.merge_in_memory import merged_in_float32
 from tunewright.recipe import Bits, VerifyKeys
-from tunewright.verify.limits import Limits, exact_limits, gguf_limits, over_positions, rounded_limits
+from tunewright.verify.limits import (
+    Limits,
+    exact_limits,
+    gguf_limits,
+    over_positions,
+    rounded_limits,
+    top1_left_by,
+    with_near_ties,
+)
 
 RECORDED = "what the trained model said"
 RECORDED_APART = "what the trained adapter said over the base as it is stored (it was trained over fewer bits)"
@@ -150,6 +158,8 @@ def compare_with(open_engine: Callable[[], Engine], canaries: list[Canary]) -> P
 def describe(label: str, parity: Parity, canaries: list[Canary], limits: Limits) -> dict[str, Any]:
     reasons = {name: reason for name, text in parity.answers.items() if (reason := is_degenerate(text))}
     recorded = {canary.id for canary in canaries if is_degenerate(canary.answer)}
+    top = [position for canary in canaries for position in canary.top]
+    limits = with_near_ties(limits, top, parity.mean_kl)
     return {
         "engine": parity.engine,
         "artifact": label,
@@ -159,6 +169,7 @@ def describe(label: str, parity: Parity, canaries: list[Canary], limits: Limits)
         "positions": parity.positions,
         "clear_positions": parity.clear_positions,
         "mean_kl": parity.mean_kl,
+        "top1_left_by_kl": top1_left_by(parity.mean_kl, top),
         "greedy_agreement": parity.greedy_agreement,
         "degenerate_answers": len(reasons),
         "degenerate_reasons": reasons,
@@ -175,7 +186,7 @@ def check_parity(results: dict[str, Any]) -> list[Evidence]:
         detail = f"{engine} against {entry['against']}, over {entry['positions']} positions."
         evidence += [
             at_least(f"{label}_prompt_ids_equal", entry["prompt_ids_equal"], 1.0, f"{engine}: share of equal prompts."),
-            share_evidence(entry, "top1_agreement", detail),
+            share_evidence(entry, "top1_agreement", detail + near_ties_in_words(entry)),
             share_evidence(
                 entry,
                 "clear_top1_agreement",
@@ -187,6 +198,13 @@ def check_parity(results: dict[str, Any]) -> list[Evidence]:
             degenerate_evidence(label, entry),
         ]
     return evidence
+
+
+def near_ties_in_words(entry: dict[str, Any]) -> str:
+    """What its KL explains of the choices that are not the recorded ones; nothing where none is excused."""
+    if entry["limits"].get("top1_agreement", 0.0) == 1:
+        return ""
+    return f" Errors that make up its KL leave {entry['top1_left_by_kl']:.1%} of these choices in place."
 
 
 def share_evidence(entry: dict[str, Any], figure: str, detail: str) -> Evidence:
