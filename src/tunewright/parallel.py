@@ -95,7 +95,7 @@ def interrupts_deferred() -> Iterator[None]:
 
 
 def _start_method() -> str:
-    """`forkserver`, which imports once for all; `spawn` where a socket of its could not lie in the temporary folder."""
+    """`forkserver`, which imports once for all; `spawn` where its socket's path in the temporary folder is too long."""
     longest = Path(tempfile.gettempdir(), "pymp-00000000", "listener-00000000")
     return "forkserver" if len(os.fsencode(longest)) <= LONGEST_SOCKET_PATH else "spawn"
 
