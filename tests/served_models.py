@@ -29,9 +29,9 @@ def llama_cpp(gguf: Path, n_ctx: int = 512, chat_template: str | None = None) ->
     """The address of a server of this file."""
     server = start_llama_cpp_server(gguf, n_ctx, alias=NAME, chat_template=chat_template)
     try:
-        yield str(server.listening_address)
+        yield server.address
     finally:
-        del server
+        server.close()
 
 
 @contextmanager

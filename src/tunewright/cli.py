@@ -320,12 +320,13 @@ def serve(
 
     api_key = os.environ.get("TUNEWRIGHT_API_KEY") or new_api_key()
     served = what_to_serve(RunDirectory(target), gguf_format)
-    # Blocked before llama.cpp starts its threads, which inherit it, so that only sigwait sees the signal.
+    # Blocked before anything is started, so that no signal is lost before it is waited for.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     server = start(served, port, api_key)
-    typer.echo(f"{served.gguf_path} at {server.listening_address}/v1\nkey: {api_key}\nCtrl-C stops it.")
-    signal.sigwait({signal.SIGINT, signal.SIGTERM})
-    del server
+    typer.echo(f"{served.gguf_path} at {server.address}/v1\nkey: {api_key}\nCtrl-C stops it.")
+    while signal.sigtimedwait({signal.SIGINT, signal.SIGTERM}, 1) is None:
+        server.validate_running()
+    server.close()
 
 
 @app.command()

@@ -37,7 +37,7 @@ def talk(run: RunDirectory, gguf_format: str | None, with_base: bool) -> None:
             write_line(base.decode(answer))
             console.print("[dim]tuned[/dim]")
         pieces = []
-        for piece in stream_answer(server.listening_address, api_key, [message.for_template() for message in messages]):
+        for piece in stream_answer(server.address, api_key, [message.for_template() for message in messages]):
             pieces.append(piece)
             sys.stdout.write(piece)
             sys.stdout.flush()

@@ -10,12 +10,11 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from tunewright.artifacts import RunDirectory, read_json
-from tunewright.engines.llama_cpp import start_llama_cpp_server
+from tunewright.engines.llama_cpp import LlamaCppServer, start_llama_cpp_server
 from tunewright.errors import EngineError, EnvironmentLackError, UsageError
 
 LEAST_CONTEXT = 2048
@@ -54,7 +53,7 @@ def what_to_serve(run: RunDirectory, gguf_format: str | None) -> Served:
     return Served(files[name], template["chat_template"], template["shared_system_prompt"], context)
 
 
-def start(served: Served, port: int, api_key: str | None) -> Any:
+def start(served: Served, port: int, api_key: str | None) -> LlamaCppServer:
     """The running server on 127.0.0.1:`port`; 0 takes a free port.
 
     Raises:

@@ -1,14 +1,19 @@
-"""llama.cpp: a GGUF file behind llama.cpp's own server, in process, on a free loopback port.
+"""llama.cpp: a GGUF file behind llama.cpp's own server, in a process of its own, on a loopback port.
 
 The prompt is rendered by llama.cpp from the template inside the GGUF and tokenized by llama.cpp, so that what is
 compared is what a user of the file would get.
 """
 
-import os
+import contextlib
+import json
+import subprocess
+import sys
+import weakref
 from collections.abc import Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import httpx
 
@@ -18,8 +23,38 @@ from tunewright.engines.interface import TopLogprobs
 from tunewright.errors import EngineError, EnvironmentLackError
 
 SECONDS_TO_ANSWER = 600
-SILENT = -1
+SECONDS_TO_END = 10
+PROCESS = "tunewright.engines.llama_cpp_process"
 FORCED = 1000.0  # A bias that no other token's logit comes near.
+
+
+class LlamaCppServer:
+    """llama.cpp's server in a process of its own, which ends with `close`, with this object, or with this process.
+
+    Attributes:
+        address: its URL, on 127.0.0.1.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], address: str) -> None:
+        self.address = address
+        self._process = process
+        self.close = weakref.finalize(self, end, process)
+
+    def validate_running(self) -> None:
+        """Raise `EngineError` if llama.cpp has ended."""
+        code = self._process.poll()
+        if code is not None:
+            raise EngineError(self.address, f"llama.cpp ended with code {code}", mend="Start it again.")
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Let go of its stdin, at which it ends; one that is too deep in an answer to see that is killed."""
+    with process:
+        cast(IO[str], process.stdin).close()
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def start_llama_cpp_server(
@@ -29,8 +64,8 @@ def start_llama_cpp_server(
     alias: str = "tunewright",
     api_key: str | None = None,
     chat_template: str | None = None,
-) -> Any:
-    """A running llama.cpp server on 127.0.0.1; it stops when the object goes away.
+) -> LlamaCppServer:
+    """A running llama.cpp server on 127.0.0.1.
 
     Args:
         n_ctx: context in tokens.
@@ -43,30 +78,34 @@ def start_llama_cpp_server(
         EnvironmentLackError: xllamacpp is not installed.
         EngineError: llama.cpp does not load the file.
     """
-    try:
-        import xllamacpp
-    except ImportError:
+    if find_spec("xllamacpp") is None:
         raise EnvironmentLackError(
             "llama.cpp", "xllamacpp is not installed", mend="Run `pip install xllamacpp`, then this command again."
-        ) from None
-    params = xllamacpp.CommonParams()
-    params.model.path = str(gguf_path)
-    params.model_alias = {alias}
-    params.hostnames = ["127.0.0.1"]
-    params.port, params.n_ctx, params.n_parallel = port, n_ctx, 1
-    params.warmup, params.verbosity, params.use_jinja = False, SILENT, True
-    threads = min(os.cpu_count() or 1, 8)
-    for cpu in (params.cpuparams, params.cpuparams_batch):
-        cpu.n_threads = threads
-        cpu.poll = 0  # Spinning threads starve everything else on a machine whose cores are all in use.
-    if api_key:
-        params.api_keys = [api_key]
-    if chat_template:
-        params.chat_template = chat_template
-    try:
-        return xllamacpp.Server(params)
-    except (RuntimeError, ValueError) as error:
-        raise EngineError(str(gguf_path), f"llama.cpp does not load it ({error})", mend="Export it again.") from None
+        )
+    settings = {
+        "gguf_path": str(gguf_path),
+        "n_ctx": n_ctx,
+        "port": port,
+        "alias": alias,
+        "api_key": api_key,
+        "chat_template": chat_template,
+    }
+    command = [sys.executable, "-P", "-m", PROCESS]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+    with contextlib.suppress(BrokenPipeError):
+        stdin.write(json.dumps(settings) + "\n")
+        stdin.flush()
+    answer = stdout.readline()
+    if not answer:
+        end(process)
+        found = f"llama.cpp ended with code {process.returncode} while it loaded the file"
+        raise EngineError(str(gguf_path), found, mend="Export it again.")
+    said = json.loads(answer)
+    if "error" in said:
+        end(process)
+        raise EngineError(str(gguf_path), f"llama.cpp does not load it ({said['error']})", mend="Export it again.")
+    return LlamaCppServer(process, said["address"])
 
 
 class LlamaCppEngine:
@@ -80,8 +119,8 @@ class LlamaCppEngine:
 
     def __init__(self, gguf_path: Path, name: str, n_ctx: int) -> None:
         self.name = name
-        self._server: Any = start_llama_cpp_server(gguf_path, n_ctx)
-        self.url = str(self._server.listening_address)
+        self.server = start_llama_cpp_server(gguf_path, n_ctx)
+        self.url = self.server.address
         self._client = httpx.Client(base_url=self.url, timeout=SECONDS_TO_ANSWER, trust_env=False)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -102,7 +141,7 @@ class LlamaCppEngine:
 
     def close(self) -> None:
         self._client.close()
-        self._server = None
+        self.server.close()
 
     def tokenize(self, text: str) -> list[int]:
         """The ids of `text`, special tokens parsed and none added."""
