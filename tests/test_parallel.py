@@ -4,12 +4,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from jobs_bench import is_running
+from jobs_bench import is_running, wait_until
 from tunewright.parallel import Workers, interrupts_deferred
 
 
@@ -69,9 +68,7 @@ def test_processes_end_with_the_one_that_reads_their_results(tmp_path: Path) -> 
         worker = int(reader.stdout.readline())
         os.kill(worker, 0)
         reader.kill()
-    deadline = time.monotonic() + 50
-    while is_running(worker) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: not is_running(worker), at_most=50)
     assert not is_running(worker)
 
 
